@@ -1,0 +1,50 @@
+"""JSON text with one spelling, and files that are whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from sim2real.types import InputError
+
+
+def canonical(data: object) -> str:
+    """The one text for plain data: keys in the order given, floats with the digits that read back."""
+    return json.dumps(data, ensure_ascii=False, allow_nan=False)
+
+
+def parse(text: str, where: str) -> dict[str, Any]:
+    """The JSON object in `text`; InputError where it is none, or a key stands twice."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        if len(set(keys)) != len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise InputError(f"{where}: the key '{twice}' stands twice")
+        return dict(pairs)
+
+    try:
+        data = json.loads(text, object_pairs_hook=unique)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{where} is not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{where} must be a JSON object, with keys and values")
+    return data
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """All of `data` at `path`, or what was there before: never half of it, whenever killed."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)

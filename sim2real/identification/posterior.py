@@ -1,0 +1,106 @@
+"""What logs say about ξ: a mean, a covariance that keeps correlations, and what they cannot tell."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sim2real.dynamics.distribution import Distribution, Empirical
+from sim2real.types import Array, InputError
+
+INFORMED = 0.5
+"""A parameter counts as revealed where its posterior deviation is below this share of the prior's."""
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Weighted samples of ξ given logs, over the parameters `names` of one robot."""
+
+    env: str
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    samples: Array
+    """(S, K)"""
+    weights: Array
+    """(S,), sums to one."""
+    low: Array
+    """(K,) the range that was searched."""
+    high: Array
+    prior_std: Array
+    """(K,) deviation before any data."""
+    log_likelihood: float
+    """Per window, at the mean, on windows that the fit did not see; NaN where none were left."""
+    log_likelihood_nominal: float
+    """The same at the nominal ξ."""
+    windows: int
+    """Windows that the fit used."""
+    residual: dict[str, float]
+    """Term -> root mean square of its prediction error at the mean, in the term's unit."""
+
+    @property
+    def mean(self) -> Array:
+        """(K,)"""
+        return self.weights @ self.samples
+
+    @property
+    def covariance(self) -> Array:
+        """(K, K)"""
+        centred = self.samples - self.mean
+        return (centred * self.weights[:, None]).T @ centred
+
+    @property
+    def std(self) -> Array:
+        """(K,)"""
+        return np.sqrt(np.diag(self.covariance))
+
+    @property
+    def informed(self) -> Array:
+        """(K,) bool: whether the logs say more about the parameter than its range did."""
+        return self.std < INFORMED * self.prior_std
+
+    def distribution(self) -> Distribution:
+        """Over ξ, for randomization and rehearsal; correlations kept."""
+        return Empirical(self.samples, self.weights)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """One row a parameter, for people and for JSON."""
+        rows = zip(self.names, self.units, self.mean, self.std, self.informed, strict=True)
+        return [
+            {"name": n, "unit": u, "mean": float(m), "std": float(s), "revealed": bool(i)}
+            for n, u, m, s, i in rows
+        ]
+
+    def save(self, path: str | Path) -> None:
+        """Writes JSON, whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        plain = {
+            k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in self.__dict__.items()
+        }
+        new = path.with_name(path.name + ".new")
+        new.write_text(json.dumps(plain) + "\n")
+        os.replace(new, path)
+
+    @staticmethod
+    def load(path: str | Path) -> Posterior:
+        """Raises InputError where the file is missing or is not a posterior."""
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; `sim2real identify` writes one")
+        try:
+            plain: Mapping[str, Any] = json.loads(path.read_text())
+            arrays = {"samples", "weights", "low", "high", "prior_std"}
+            return Posterior(
+                **{
+                    k: np.asarray(v, float) if k in arrays else tuple(v) if k in ("names", "units")
+                    else v for k, v in plain.items()
+                }
+            )  # fmt: skip
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path}: not a posterior ({error})") from None

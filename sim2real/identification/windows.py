@@ -1,0 +1,117 @@
+"""How well candidate physics explains a log: simulated observers, many at once.
+
+Each candidate ξ gets a world for each logged episode. The world starts where the log starts, is
+driven by the logged commands, and every `length` control steps the coordinates that the log
+measures are put back to their logged values. Coordinates that no sensor gives (the position and
+velocity of a floating base) are never touched: they are the candidate's own estimate, which
+contact with the ground keeps close to the truth. What is compared is what the candidate predicts
+for the measured terms inside each window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sim2real.simulation.engine import make_engine
+from sim2real.simulation.robot import Robot
+from sim2real.simulation.terms import Term
+from sim2real.types import Array, InputError
+
+
+class Trajectory(NamedTuple):
+    """One logged episode: at tick t the policy saw obs[t], then command[t] was sent."""
+
+    obs: dict[str, Array]
+    """Term -> (T, size)"""
+    command: Array
+    """(T, A), what was sent, excitation included."""
+
+
+class Residuals(NamedTuple):
+    """Prediction errors of N candidates."""
+
+    error: Array
+    """(N, E, T, D) logged minus predicted; NaN where there is no data."""
+    terms: list[str]
+    """(D,) the term each column belongs to."""
+
+
+class Observers:
+    """Worlds that replay logged episodes under candidate physics.
+
+    Raises:
+        InputError: the log determines nothing of this robot's state, or has no usable episode.
+    """
+
+    def __init__(
+        self, robot: Robot, episodes: Sequence[Trajectory], *, candidates: int, length: int = 5,
+        ticks: int = 200,
+    ) -> None:  # fmt: skip
+        episodes = [e for e in episodes if len(e.command) > length]
+        if not episodes:
+            raise InputError(
+                f"the logs hold no episode of more than {length} control steps; record longer ones"
+            )
+        self.robot, self.N, self.E, self.length = robot, candidates, len(episodes), length
+        self.T = min(ticks, max(len(e.command) for e in episodes))
+        self._starts = []
+        for number, episode in enumerate(episodes):
+            state = robot.state_from(episode.obs)
+            if state is None:
+                raise InputError(
+                    f"{robot.name}: the logged terms ({', '.join(episode.obs)}) determine nothing "
+                    f"of its state (episode {number}); log joint positions and velocities"
+                )
+            self._starts.append(state)
+        self._known_qpos, self._known_qvel = self._starts[0].known_qpos, self._starts[0].known_qvel
+        self._compared = self._compared_terms(episodes[0])
+        D = sum(t.size for t in self._compared)
+        nq, nv, A = robot.model.nq, robot.model.nv, robot.model.nu
+        self._qpos, self._qvel = np.zeros((self.E, self.T, nq)), np.zeros((self.E, self.T, nv))
+        self._command = np.zeros((self.E, self.T, A))
+        self._logged = np.full((self.E, self.T, D), np.nan)
+        for e, (episode, state) in enumerate(zip(episodes, self._starts, strict=True)):
+            n = min(self.T, len(episode.command))
+            self._qpos[e, :n], self._qvel[e, :n] = state.qpos[:n], state.qvel[:n]
+            self._qpos[e, n:], self._qvel[e, n:] = state.qpos[n - 1], state.qvel[n - 1]
+            self._command[e, :n] = episode.command[:n]
+            self._logged[e, :n] = np.concatenate(
+                [episode.obs[t.name][:n] for t in self._compared], axis=1
+            )
+        fields = tuple(robot.task.fields)
+        self._model = robot.compile()
+        self._engine = make_engine("mjbatch", self._model, self.N * self.E, fields, 0)
+
+    def _compared_terms(self, episode: Trajectory) -> list[Term]:
+        terms = [self.robot.terms[n] for n in episode.obs if n in self.robot.terms]
+        return [t for t in terms if t.sensor != "command"]
+
+    @property
+    def columns(self) -> list[str]:
+        return [t.name for t in self._compared for _ in range(t.size)]
+
+    def __call__(self, xi: Array) -> Residuals:
+        """(N, K) candidates -> their prediction errors."""
+        N, E, engine = self.N, self.E, self._engine
+        space = self.robot.space
+        worlds = np.arange(N * E)
+        engine.set_model(worlds, space.values(np.repeat(xi, E, axis=0)), space.needs_const)
+        qpos, qvel = np.tile(self._qpos[:, 0], (N, 1)), np.tile(self._qvel[:, 0], (N, 1))
+        data = engine.data
+        data["last_action"] = np.zeros((N * E, self._command.shape[2]))
+        engine.reset(worlds, qpos, qvel)
+        error = np.full((N, E, self.T, self._logged.shape[2]), np.nan)
+        for t in range(self.T - 1):
+            if t and t % self.length == 0:
+                for name, logged, known in (
+                    ("qpos", self._qpos, self._known_qpos),
+                    ("qvel", self._qvel, self._known_qvel),
+                ):
+                    data[name][:, known] = np.tile(logged[:, t][:, known], (N, 1))
+            engine.step(np.tile(self._command[:, t], (N, 1)), self.robot.config.frame_skip)
+            told = np.concatenate([term.read(data) for term in self._compared], axis=1)
+            error[:, :, t + 1] = self._logged[None, :, t + 1] - told.reshape(N, E, -1)
+        return Residuals(error, self.columns)

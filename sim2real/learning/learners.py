@@ -1,0 +1,105 @@
+"""Stable-Baselines3's algorithms by name, and the policy inside a trained one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from sb3_contrib import TQC
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from torch import nn
+
+from sim2real.policy.normalizer import Normalizer
+from sim2real.policy.policy import Policy
+from sim2real.policy.spec import PolicySpec
+from sim2real.types import InputError
+
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "sac": SAC, "tqc": TQC}
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The standard learning, done by Stable-Baselines3."""
+
+    algorithm: Literal["ppo", "sac", "tqc"] = "ppo"
+    network: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers, for the actor and the critic each."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    learning_rate: float = 3e-4
+    final_learning_rate: float | None = None
+    """If given, the learning rate falls to it linearly over the run."""
+    gamma: float = 0.99
+    settings: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Further arguments of the Stable-Baselines3 class, as they are."""
+    log_std_init: float = 0.0
+    """PPO: logarithm of the exploration noise at the start."""
+    her: bool = False
+    """Hindsight experience replay, for goal environments with SAC and TQC."""
+
+
+def build(learner: Learner, env: VecEnv, seed: int, tensorboard: str | None) -> BaseAlgorithm:
+    """The Stable-Baselines3 model that a recipe's `learner` describes.
+
+    Raises:
+        InputError: settings that the algorithm does not take.
+    """
+    activation = {"tanh": nn.Tanh, "relu": nn.ReLU}[learner.activation]
+    rate = learner.learning_rate
+    schedule: Any = rate
+    if learner.final_learning_rate is not None:
+        final = learner.final_learning_rate
+        schedule = lambda left: final + (rate - final) * left  # noqa: E731
+    policy_kwargs: dict[str, Any] = {"activation_fn": activation, "net_arch": list(learner.network)}
+    settings = dict(learner.settings)
+    policy = "MlpPolicy"
+    if learner.algorithm == "ppo":
+        policy_kwargs["log_std_init"] = learner.log_std_init
+    if learner.her:
+        if learner.algorithm == "ppo":
+            raise InputError("learner: her needs an off-policy algorithm; use sac or tqc")
+        from stable_baselines3 import HerReplayBuffer
+
+        policy = "MultiInputPolicy"
+        settings = {"replay_buffer_class": HerReplayBuffer, **settings}
+    try:
+        return ALGORITHMS[learner.algorithm](
+            policy, env, learning_rate=schedule, gamma=learner.gamma, policy_kwargs=policy_kwargs,
+            seed=seed, device="cpu", tensorboard_log=tensorboard, verbose=0, **settings,
+        )  # fmt: skip
+    except TypeError as error:
+        raise InputError(f"learner: settings: {learner.algorithm} says: {error}") from error
+
+
+def to_policy(model: BaseAlgorithm, normalize: VecNormalize | None, spec: PolicySpec) -> Policy:
+    """The deterministic actor of a trained model with everything that was applied around it."""
+    source: Any = model.policy
+    if isinstance(model, PPO):
+        layers = [*source.mlp_extractor.policy_net, source.action_net]
+        log_std = source.log_std.detach().clone()
+    else:
+        layers = [*source.actor.latent_pi, source.actor.mu]
+        log_std = None
+    network = nn.Sequential(*layers)
+    if normalize is None:
+        O = layers[0].in_features  # noqa: E741
+        normalizer = Normalizer(np.zeros(O), np.ones(O))
+    else:
+        mean, var = _statistics(normalize)
+        normalizer = Normalizer(mean, var, eps=normalize.epsilon, clip=normalize.clip_obs)
+    import copy
+
+    policy = Policy(spec, copy.deepcopy(network), normalizer, log_std)
+    policy.requires_grad_(False)
+    return policy.to(torch.float32)
+
+
+def _statistics(normalize: VecNormalize) -> tuple[np.ndarray, np.ndarray]:
+    rms = normalize.obs_rms
+    if isinstance(rms, dict):
+        parts = [rms[key] for key in rms]
+        return np.concatenate([p.mean for p in parts]), np.concatenate([p.var for p in parts])
+    return rms.mean, rms.var

@@ -1,0 +1,157 @@
+"""Worlds as a Stable-Baselines3 VecEnv, and what a policy sees of them: history and context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from sim2real.simulation.worlds import Worlds
+from sim2real.types import Array
+
+
+class WorldsVecEnv(VecEnv):
+    """B worlds behind Stable-Baselines3's interface: the same observations, rewards, `infos`,
+    `terminal_observation` and `TimeLimit.truncated` as its DummyVecEnv over Gymnasium."""
+
+    def __init__(self, worlds: Worlds) -> None:
+        self.worlds = worlds
+        observation = spaces.Box(-np.inf, np.inf, (worlds.obs_size,), np.float64)
+        low, high = worlds.action_low, worlds.action_high
+        self._action: Array = np.zeros((worlds.num_worlds, len(low)), np.float32)
+        super().__init__(worlds.num_worlds, observation, spaces.Box(low, high, dtype=np.float32))
+
+    def reset(self) -> Array:
+        for i, seed in enumerate(self._seeds):
+            if seed is not None:
+                self.worlds.seed_world(i, seed)
+        obs = self.worlds.reset()
+        info = self.worlds.task.reset_info(self.worlds.data)
+        self.reset_infos = _rows(info, self.num_envs)
+        self._reset_seeds()
+        self._reset_options()
+        return obs
+
+    def step_async(self, actions: Array) -> None:
+        self._action = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        step = self.worlds.step(self._action)
+        done = step.terminated | step.truncated
+        infos = _rows(step.info, self.num_envs)
+        timed_out = step.truncated & ~step.terminated
+        for info, flag in zip(infos, timed_out.tolist(), strict=True):
+            info["TimeLimit.truncated"] = flag
+        for i in np.flatnonzero(done):
+            infos[i]["terminal_observation"] = step.terminal_obs[i]
+        return step.obs, step.reward.astype(np.float32), done, infos
+
+    def close(self) -> None:
+        pass
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        value = getattr(self.worlds, attr_name) if hasattr(self.worlds, attr_name) else None
+        return [value] * len(list(self._get_indices(indices)))
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        raise AttributeError(f"worlds have no attribute '{attr_name}' that may be set from outside")
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kw: Any) -> list[Any]:
+        raise AttributeError(f"worlds have no per-world method '{method_name}'")
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        return [False] * len(list(self._get_indices(indices)))
+
+
+def _rows(columns: dict[str, Array], n: int) -> list[dict[str, Any]]:
+    if not columns:
+        return [{} for _ in range(n)]
+    names = tuple(columns)
+    values = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(names, row, strict=True)) for row in values]
+
+
+class History(VecEnvWrapper):
+    """The last H observations, oldest first, flattened to (B, H·O); an episode starts with H
+    copies of its first."""
+
+    def __init__(self, venv: VecEnv, length: int) -> None:
+        self._length = length
+        (O,) = venv.observation_space.shape or (0,)
+        self._frames = np.zeros((venv.num_envs, length, O))
+        space = spaces.Box(-np.inf, np.inf, (length * O,), np.float64)
+        super().__init__(venv, observation_space=space)
+
+    def reset(self) -> VecEnvObs:
+        obs = self.venv.reset()
+        assert isinstance(obs, np.ndarray)
+        self._frames[:] = obs[:, None]
+        return self._flat()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        obs, reward, done, infos = self.venv.step_wait()
+        assert isinstance(obs, np.ndarray)
+        self._frames[:, :-1] = self._frames[:, 1:]
+        for i in np.flatnonzero(done):
+            last = infos[i]["terminal_observation"]
+            infos[i]["terminal_observation"] = np.concatenate([*self._frames[i, :-1], last])
+        self._frames[:, -1] = obs
+        self._frames[done] = obs[done, None]
+        return self._flat(), reward, done, infos
+
+    def _flat(self) -> Array:
+        return self._frames.reshape(self.num_envs, -1).copy()
+
+
+Encode = Callable[[Array, np.random.Generator], Array]
+"""(n, K) ξ of new episodes -> (n, K) what the policy is told of it."""
+
+
+class Context(VecEnvWrapper):
+    """Appends to the observation what the policy is told of ξ: (B, O) -> (B, O + K). It changes
+    only where an episode begins."""
+
+    def __init__(self, venv: VecEnv, worlds: Worlds, encode: Encode, seed: int = 0) -> None:
+        self._worlds, self._encode = worlds, encode
+        self._rng = np.random.default_rng(np.random.SeedSequence([seed, 4]))
+        self._context = np.zeros((worlds.num_worlds, worlds.space.K))
+        (O,) = venv.observation_space.shape or (0,)
+        space = spaces.Box(-np.inf, np.inf, (O + worlds.space.K,), np.float64)
+        super().__init__(venv, observation_space=space)
+
+    def reset(self) -> VecEnvObs:
+        obs = self.venv.reset()
+        self._context = self._encode(self._worlds.xi, self._rng)
+        return np.concatenate([obs, self._context], axis=1)  # type: ignore[list-item]
+
+    def step_wait(self) -> VecEnvStepReturn:
+        obs, reward, done, infos = self.venv.step_wait()
+        assert isinstance(obs, np.ndarray)
+        for i in np.flatnonzero(done):
+            last = infos[i]["terminal_observation"]
+            infos[i]["terminal_observation"] = np.concatenate([last, self._context[i]])
+        if done.any():
+            self._context[done] = self._encode(self._worlds.xi[done], self._rng)
+        return np.concatenate([obs, self._context], axis=1), reward, done, infos
+
+
+def corrupted(low: Array, high: Array, error: float) -> Encode:
+    """ξ plus a normal error whose standard deviation is `error` times each range: what an
+    identification of that accuracy would tell the policy. Clipped to the range."""
+
+    def encode(xi: Array, rng: np.random.Generator) -> Array:
+        noise = rng.standard_normal(xi.shape) * error * (high - low)
+        return np.clip(xi + noise, low, high)
+
+    return encode
+
+
+def stack(venv: VecEnv, wrappers: Sequence[Callable[[VecEnv], VecEnv]]) -> VecEnv:
+    """Applies the wrappers, the first one innermost."""
+    for wrap in wrappers:
+        venv = wrap(venv)
+    return venv

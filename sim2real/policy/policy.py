@@ -1,0 +1,195 @@
+"""The policy: action, z' = policy(obs, z). What is exported is exactly this."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Independent, Normal
+
+from sim2real.types import InputError
+from sim2real.policy.networks import layout, mlp
+from sim2real.policy.normalizer import Normalizer
+from sim2real.policy.spec import PolicySpec
+
+SCHEMA = 1
+WEIGHTS, DESCRIPTION = "policy.pt", "policy.json"
+
+State = tuple[Tensor, ...]
+
+
+class Policy(nn.Module):
+    """Maps an observation and the state z to a command and the next z.
+
+        features = normalizer([history oldest ... newest, context])      (B, H·O + K)
+        raw      = network(features)              head clip
+                   tanh(network(features))        head tanh
+        command  = clip(raw · scale + offset, low, high)                 (B, A), in the actuators' unit
+
+    z is a tuple with the tensors that `spec.z_names` names. "history" (B, H, O) holds the last H observations as the
+    robot gave them, newest last; a reset, at the start of every episode, fills it with the current one. "context"
+    (B, K) holds ξ in physical units; it lasts for the trial, and only adaptation changes it.
+    """
+
+    command_low: Tensor
+    command_high: Tensor
+    action_scale: Tensor
+    action_offset: Tensor
+    nominal: Tensor
+    log_std: Tensor | None
+
+    def __init__(
+        self,
+        spec: PolicySpec,
+        network: nn.Sequential,
+        normalizer: Normalizer,
+        log_std: Tensor | None = None,
+    ) -> None:
+        """network: (B, H·O + K) -> (B, A), as `networks.mlp` builds it; log_std: (A,) or None where it is unknown.
+
+        Raises:
+            InputError: a network, normalizer or log_std whose size is not the spec's.
+        """
+        super().__init__()
+        sizes, _ = layout(network)
+        for what, size, right in (
+            ("the network takes", sizes[0], spec.feature_size),
+            ("the network gives", sizes[-1], spec.action_size),
+            ("the normalizer takes", normalizer.size, spec.feature_size),
+            ("log_std has", spec.action_size if log_std is None else log_std.numel(), spec.action_size),
+        ):
+            if size != right:
+                raise InputError(f"policy '{spec.name}': {what} {size} values, the spec says {right}")
+        self.spec = spec
+        self.network = network
+        self.normalizer = normalizer
+        self.log_std = None if log_std is None else nn.Parameter(log_std.detach().clone().float())
+        for name, value in (
+            ("command_low", spec.actuators.low),
+            ("command_high", spec.actuators.high),
+            ("action_scale", spec.scale),
+            ("action_offset", spec.offset),
+            ("nominal", [parameter.nominal for parameter in spec.context]),
+        ):
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)
+
+    @property
+    def z_names(self) -> tuple[str, ...]:
+        return self.spec.z_names
+
+    def initial(self, batch: int) -> State:
+        """z before the first observation; that observation comes with reset = 1."""
+        parts = {
+            "history": lambda: self.nominal.new_zeros(batch, self.spec.history, self.spec.obs_size),
+            "context": lambda: self.nominal.repeat(batch, 1),
+        }
+        return tuple(parts[name]() for name in self.z_names)
+
+    def forward(self, obs: Tensor, z: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        """obs (B, O); reset (B, 1), above 0.5 where an episode begins, None for nowhere -> command (B, A), z'."""
+        command, _, z = self.forward_full(obs, z, reset)
+        return command, z
+
+    def forward_full(
+        self, obs: Tensor, z: State, reset: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, State]:
+        """As `forward`, with the raw action (before scale, offset and clip) in the middle: both (B, A)."""
+        mean, z = self._mean(obs, z, reset)
+        raw = mean.tanh() if self.spec.head == "tanh" else mean
+        command = torch.clamp(raw * self.action_scale + self.action_offset, self.command_low, self.command_high)
+        return command, raw, z
+
+    def distribution(
+        self, obs: Tensor, z: State, reset: Tensor | None = None
+    ) -> tuple[Independent, State]:
+        """The distribution of the network's output, before tanh, scale and clip, over (B, A); and z'.
+
+        Raises:
+            InputError: the policy has no log_std.
+        """
+        if self.log_std is None:
+            raise InputError(
+                f"policy '{self.spec.name}' has no log_std, so it has no distribution; "
+                "a policy trained with PPO has one"
+            )
+        mean, z = self._mean(obs, z, reset)
+        return Independent(Normal(mean, self.log_std.exp().expand_as(mean)), 1), z
+
+    def _mean(self, obs: Tensor, z: State, reset: Tensor | None) -> tuple[Tensor, State]:
+        parts = dict(zip(self.z_names, z, strict=True))
+        features = obs
+        if "history" in parts:
+            old = parts["history"]  # (B, H, O)
+            history = torch.cat([old[:, 1:], obs.unsqueeze(1)], dim=1)
+            if reset is not None:
+                # by selection: a state that went NaN recovers, which (1 - reset) · state does not
+                history = torch.where(reset.unsqueeze(-1) > 0.5, obs.unsqueeze(1).expand_as(old), history)
+            parts["history"] = history
+            features = history.flatten(1)  # (B, H·O)
+        if "context" in parts:
+            features = torch.cat([features, parts["context"]], dim=1)
+        return self.network(self.normalizer(features)), tuple(parts.values())
+
+    def save(self, folder: str | Path) -> None:
+        """Write policy.pt (everything) and policy.json (the same description, to be read) into `folder`.
+
+        Each file appears whole or not at all. Killed in between, the folder holds a complete policy.pt, old or new.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        sizes, activation = layout(self.network)
+        description = {
+            "schema": SCHEMA,
+            "spec": self.spec.to_dict(),
+            "network": {"sizes": sizes, "activation": activation},
+            "log_std": self.log_std is not None,
+        }
+        text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        weights, readable = folder / WEIGHTS, folder / DESCRIPTION
+        torch.save({"description": text, "state": self.state_dict()}, _new(weights))
+        _new(readable).write_text(text, encoding="utf-8")
+        readable.unlink(missing_ok=True)  # first, so that it never describes other weights
+        os.replace(_new(weights), weights)
+        os.replace(_new(readable), readable)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Policy:
+        """The policy that `save` wrote, in evaluation mode.
+
+        Raises:
+            InputError: the file is missing, damaged, of another schema, or contradicted by policy.json.
+        """
+        path = Path(folder) / WEIGHTS
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; a policy folder holds {WEIGHTS} and {DESCRIPTION}")
+        try:
+            content: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+            text, state = content["description"], content["state"]
+            description = json.loads(text)
+        except Exception as error:  # torch.load raises whatever its unpickler and zip reader raise
+            raise InputError(f"{path}: not a policy, or damaged; train or save it again") from error
+        readable = path.with_name(DESCRIPTION)
+        if readable.is_file() and readable.read_text(encoding="utf-8") != text:
+            raise InputError(
+                f"{readable}: differs from the description inside {WEIGHTS}, which is what counts; "
+                f"undo the edit, or delete {DESCRIPTION}"
+            )
+        if description.get("schema") != SCHEMA:
+            raise InputError(f"{path}: schema {description.get('schema')}; this version reads {SCHEMA}")
+        spec = PolicySpec.from_dict(description["spec"], str(readable))
+        log_std = torch.zeros(spec.action_size) if description["log_std"] else None
+        policy = cls(spec, mlp(**description["network"]), Normalizer.identity(spec.feature_size), log_std)
+        try:
+            policy.load_state_dict(state)
+        except RuntimeError as error:
+            raise InputError(f"{path}: the weights do not fit the description; save the policy again") from error
+        return policy.eval()
+
+
+def _new(path: Path) -> Path:
+    """Where a file is written before it replaces the one in place."""
+    return path.with_name(path.name + ".new")

@@ -1,0 +1,83 @@
+"""A recipe: which robot, which learner, and how each of the four places is bridged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from sim2real import content, schema
+from sim2real.bridges.adapt.context import Context
+from sim2real.bridges.randomize.uniform import Uniform
+from sim2real.learning.learners import Learner
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """recipe.yaml. The four bridges are always there; `none` says that a place is not bridged."""
+
+    description: str
+    env: str
+    """The robot: a name from envs/ or the path of a folder."""
+    randomize: Literal["none", "uniform"] | Uniform
+    """Which physics the simulated worlds have."""
+    correct: Literal["none"]
+    """How the reward is corrected."""
+    align: Literal["none"]
+    """How the representation is aligned."""
+    adapt: Literal["none", "context"] | Context
+    """What changes on the robot."""
+    steps: int
+    """Control steps of training, over all worlds."""
+    observe: str = "v5"
+    """The observation set that the policy sees."""
+    history: int = 1
+    """How many observations the policy sees, the newest included."""
+    learner: Learner = field(default_factory=Learner)
+    worlds: int = 128
+    """Worlds that are stepped together."""
+    seed: int = 0
+    checkpoint: int = 200_000
+    """Control steps between checkpoints."""
+
+    @property
+    def randomization(self) -> Uniform | None:
+        if self.randomize == "none":
+            return None
+        return Uniform() if isinstance(self.randomize, str) else self.randomize
+
+    @property
+    def adaptation(self) -> Context | None:
+        if self.adapt == "none":
+            return None
+        return Context() if isinstance(self.adapt, str) else self.adapt
+
+
+def read(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    seed: int | None = None,
+    overrides: Sequence[str] | None = None,
+) -> tuple[str, Recipe]:
+    """(name, Recipe) from a name in policies/, a path, or plain data.
+
+    Args:
+        overrides: `key=value` or `key.inner=value`, applied to what the file says.
+
+    Raises:
+        InputError: an unknown key or name, a wrong type, a missing file.
+    """
+    if isinstance(recipe, Recipe):
+        name, result = Path(recipe.env).name, recipe
+        if overrides:
+            raise TypeError("overrides apply to a recipe file; use dataclasses.replace on a Recipe")
+    elif isinstance(recipe, Mapping):
+        name, where = str(recipe.get("env", "policy")), "recipe"
+        result = schema.read(Recipe, schema.apply_overrides(recipe, overrides or []), where)
+    else:
+        path = content.recipe_file(recipe)
+        name = path.parent.name if path.name == "recipe.yaml" else path.stem
+        data = schema.load(path)
+        result = schema.read(Recipe, schema.apply_overrides(data, overrides or []), str(path))
+    return name, result if seed is None else replace(result, seed=seed)

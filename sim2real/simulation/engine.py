@@ -1,0 +1,151 @@
+"""The seam between worlds and physics: B simulations of one model, stepped on all cores.
+
+`MjbatchEngine` is the fast one. `ReferenceEngine` keeps a plain MjData per world and steps as
+Gymnasium does; the tests compare with it, and tasks that read contact forces after the step
+(`cfrc_ext`, which MuJoCo fills only in `mj_rnePostConstraint`) run on it.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import mjbatch
+import mujoco
+import numpy as np
+
+from sim2real.types import Array
+
+_AFTER_STEP = frozenset({"cfrc_ext", "cfrc_int", "cacc"})
+"""MjData fields that mj_step leaves alone and mj_rnePostConstraint fills."""
+
+
+class Engine(ABC):
+    """B simulations. `data` holds live views, each (B, ...): as after `mj_step`, fields that are
+    derived from the state are one physics step behind `qpos` and `qvel`."""
+
+    data: dict[str, Array]
+
+    @abstractmethod
+    def set_model(self, worlds: Array, values: Mapping[str, Array], derive: bool) -> None:
+        """Gives worlds (n,) their own MjModel fields, each (n, ...); `derive` runs mj_setConst."""
+
+    @abstractmethod
+    def reset(self, worlds: Array, qpos: Array, qvel: Array) -> None:
+        """mj_resetData, the state (n, nq) and (n, nv), mj_forward."""
+
+    @abstractmethod
+    def step(self, ctrl: Array, nstep: int) -> None:
+        """nstep physics steps under ctrl (B, nu)."""
+
+
+def make_engine(
+    name: str, model: mujoco.MjModel, num_worlds: int, fields: Sequence[str], threads: int
+) -> Engine:
+    """The engine `name`, or the reference where a field is one that mjbatch does not give."""
+    threads = threads or os.cpu_count() or 1
+    if name == "reference" or _AFTER_STEP.intersection(fields):
+        return ReferenceEngine(model, num_worlds, fields, threads)
+    return MjbatchEngine(model, num_worlds, fields, threads)
+
+
+class MjbatchEngine(Engine):
+    def __init__(
+        self, model: mujoco.MjModel, num_worlds: int, fields: Sequence[str], threads: int
+    ) -> None:
+        self._batch = mjbatch.Batch(model, num_worlds, min(threads, num_worlds))
+        names = ("qpos", "qvel", *fields)
+        derived = [n for n in names if hasattr(mujoco.MjData, n)]
+        self.data = {n: self._batch.bind(n) for n in derived}
+        self.data |= {n: self._batch.expand(n) for n in names if n not in derived}
+        self._ctrl = self._batch.bind("ctrl")
+
+    def set_model(self, worlds: Array, values: Mapping[str, Array], derive: bool) -> None:
+        for field, value in values.items():
+            self._batch.expand(field)[worlds] = value
+        if derive:
+            self._batch.set_const(worlds)
+
+    def reset(self, worlds: Array, qpos: Array, qvel: Array) -> None:
+        self.data["qpos"][worlds] = qpos
+        self.data["qvel"][worlds] = qvel
+        self._batch.reset(worlds)
+
+    def step(self, ctrl: Array, nstep: int) -> None:
+        self._ctrl[:] = ctrl
+        self._batch.step(nstep=nstep)
+
+
+class ReferenceEngine(Engine):
+    def __init__(
+        self, model: mujoco.MjModel, num_worlds: int, fields: Sequence[str], threads: int
+    ) -> None:
+        self._models = [model] * num_worlds
+        self._own = np.zeros(num_worlds, bool)
+        self._data = [mujoco.MjData(model) for _ in range(num_worlds)]
+        self._after = bool(_AFTER_STEP.intersection(fields))
+        names = ("qpos", "qvel", *fields)
+        self._derived = [n for n in names if hasattr(mujoco.MjData, n)]
+        self._model_fields = [n for n in names if n not in self._derived]
+        self.data = {n: np.stack([getattr(d, n) for d in self._data]) for n in self._derived}
+        self.data |= {
+            n: np.stack([getattr(m, n) for m in self._models]) for n in self._model_fields
+        }
+        self._chunks = np.array_split(np.arange(num_worlds), min(threads, num_worlds))
+        self._pool = ThreadPoolExecutor(len(self._chunks)) if len(self._chunks) > 1 else None
+
+    def set_model(self, worlds: Array, values: Mapping[str, Array], derive: bool) -> None:
+        for row, i in enumerate(worlds):
+            if not self._own[i]:
+                self._models[i] = _copy(self._models[i])
+                self._own[i] = True
+            model = self._models[i]
+            for field, value in values.items():
+                holder = model if hasattr(model, field) else model.opt
+                target = getattr(holder, field)
+                if isinstance(target, np.ndarray):
+                    target[...] = value[row]
+                else:
+                    setattr(holder, field, value[row])
+            if derive:
+                mujoco.mj_setConst(model, self._data[i])
+            for name in self._model_fields:
+                self.data[name][i] = getattr(model, name)
+
+    def reset(self, worlds: Array, qpos: Array, qvel: Array) -> None:
+        for row, i in enumerate(worlds):
+            model, data = self._models[i], self._data[i]
+            mujoco.mj_resetData(model, data)
+            data.qpos[:] = qpos[row]
+            data.qvel[:] = qvel[row]
+            mujoco.mj_forward(model, data)
+            self._copy_out(i)
+
+    def step(self, ctrl: Array, nstep: int) -> None:
+        def advance(chunk: Array) -> None:
+            for i in chunk:
+                model, data = self._models[i], self._data[i]
+                data.qpos[:] = self.data["qpos"][i]
+                data.qvel[:] = self.data["qvel"][i]
+                data.ctrl[:] = ctrl[i]
+                mujoco.mj_step(model, data, nstep)
+                if self._after:
+                    mujoco.mj_rnePostConstraint(model, data)
+                self._copy_out(i)
+
+        if self._pool is None:
+            advance(self._chunks[0])
+        else:
+            list(self._pool.map(advance, self._chunks))
+
+    def _copy_out(self, i: int) -> None:
+        for name in self._derived:
+            self.data[name][i] = getattr(self._data[i], name)
+
+
+def _copy(model: mujoco.MjModel) -> mujoco.MjModel:
+    import copy
+
+    return copy.copy(model)

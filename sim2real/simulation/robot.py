@@ -1,0 +1,284 @@
+"""An env folder, read and compiled once: the robot that worlds simulate."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from types import ModuleType
+
+import mujoco
+import numpy as np
+
+from sim2real import content, schema
+from sim2real.dynamics.parameter import Parameter, ParameterSpace
+from sim2real.simulation.gap import Gap, Latency
+from sim2real.simulation.tasks import TASKS
+from sim2real.simulation.tasks.base import Task
+from sim2real.simulation.terms import SOURCES, Access, Term, TermConfig, resolve
+from sim2real.types import Array, InputError, LoggedState, nearest
+
+LATENCY_SAMPLES = 64
+"""Length of MuJoCo's command buffer: the longest action latency in physics steps."""
+
+
+@dataclass(frozen=True)
+class Safety:
+    max_tilt: float | None = None
+    """Largest angle between the torso and upright before the controller stops the robot [rad]."""
+    tilt_term: str | None = None
+    """The observation term that says the tilt: an angle, or a gravity direction."""
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """env.yaml."""
+
+    description: str
+    frame_skip: int
+    """Physics steps per control step."""
+    model: str = ""
+    """`package:path/inside` of an installed package, or a file in this folder."""
+    gymnasium: str = ""
+    """Instead of `model` and `task`: the id of a Gymnasium MuJoCo environment."""
+    task: str = ""
+    """A shipped task, `module:Class`, or `task.py:Class` in this folder."""
+    task_access: Access = "privileged"
+    """Whether a robot could measure the task's own observation, the term `v5`."""
+    command_unit: str = "1"
+    terms: dict[str, TermConfig] = field(default_factory=dict[str, TermConfig])
+    observations: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """Named observation sets: lists of terms, in order. `v5` is always there."""
+    parameters: list[Parameter] = field(default_factory=list[Parameter])
+    safety: Safety = field(default_factory=Safety)
+
+
+@dataclass(frozen=True)
+class Robot:
+    """A robot as its folder describes it. Nothing here changes once it is loaded."""
+
+    name: str
+    folder: Path
+    config: EnvConfig
+
+    @staticmethod
+    def load(env: str | Path) -> Robot:
+        """Reads `env`, a name from envs/ or the path of a folder of one's own.
+
+        Raises:
+            InputError: the folder, its env.yaml, or anything that it names does not exist.
+        """
+        folder = content.env_folder(env)
+        config = schema.read(EnvConfig, folder / "env.yaml")
+        if bool(config.model) == bool(config.gymnasium):
+            raise InputError(f"{folder / 'env.yaml'}: give either 'model' or 'gymnasium', not both")
+        return Robot(folder.name, folder, config)
+
+    @property
+    def where(self) -> str:
+        return str(self.folder / "env.yaml")
+
+    @cached_property
+    def model_path(self) -> Path:
+        package, _, inside = self.config.model.partition(":")
+        if inside:
+            try:
+                path = Path(str(files(package))) / inside
+            except ModuleNotFoundError:
+                raise InputError(
+                    f"{self.where}: model: no package '{package}' is installed"
+                ) from None
+        else:
+            path = self.folder / self.config.model
+        if not path.is_file():
+            raise InputError(f"{self.where}: model: no file {path}")
+        return path
+
+    @cached_property
+    def _delays(self) -> bool:
+        return any(p.field == "actuator_delay" for p in self.config.parameters)
+
+    def compile(self, *, lag: bool = False) -> mujoco.MjModel:
+        """A fresh nominal MjModel; with `lag`, its actuators have a first-order state.
+
+        Raises:
+            InputError: MuJoCo refuses the model, or an actuator already has dynamics.
+        """
+        try:
+            spec = mujoco.MjSpec.from_file(str(self.model_path))
+            for actuator in spec.actuators:
+                if self._delays:
+                    actuator.nsample, actuator.delay, actuator.interp = LATENCY_SAMPLES, 0.0, 0
+                if lag:
+                    if actuator.dyntype != mujoco.mjtDyn.mjDYN_NONE:
+                        raise InputError(
+                            f"{self.name}: lag_ms has no meaning for actuator '{actuator.name}', "
+                            "which has dynamics of its own"
+                        )
+                    actuator.dyntype = mujoco.mjtDyn.mjDYN_FILTEREXACT
+                    actuator.dynprm[0] = 1e-9
+            return spec.compile()
+        except ValueError as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{self.model_path}: MuJoCo cannot read it: {error}") from error
+
+    @cached_property
+    def model(self) -> mujoco.MjModel:
+        """The nominal model."""
+        return self.compile()
+
+    @cached_property
+    def space(self) -> ParameterSpace:
+        """ξ: the dynamics parameters that env.yaml declares."""
+        try:
+            return ParameterSpace(self.config.parameters, self.model)
+        except InputError as error:
+            raise InputError(f"{self.where}: {error}") from None
+
+    @property
+    def control_period(self) -> float:
+        """[s]"""
+        return float(self.model.opt.timestep * self.config.frame_skip)
+
+    @cached_property
+    def task(self) -> Task:
+        return _task_class(self.config.task, self.folder, self.where)(self.model)
+
+    @cached_property
+    def terms(self) -> dict[str, Term]:
+        """Every observation term by name, the task's own observation `v5` included."""
+        task, model = self.task, self.model
+        data = {"qpos": model.qpos0[None], "qvel": np.zeros((1, model.nv))}
+        state = mujoco.MjData(model)
+        mujoco.mj_forward(model, state)
+        for name in task.fields:
+            holder = state if hasattr(state, name) else model
+            data[name] = np.asarray(getattr(holder, name))[None]
+        size = task.observe(data).shape[1]
+        elements = tuple(f"v5[{i}]" for i in range(size))
+        v5 = Term("v5", size, "mixed", "world", "simulator", self.config.task_access, elements,
+                  task.observe)  # fmt: skip
+        terms = {"v5": v5}
+        for name, config in self.config.terms.items():
+            where = f"{self.where}: terms: {name}"
+            if config.source not in SOURCES and hasattr(task, config.source):
+                read = getattr(task, config.source)
+                n = read(data).shape[1]
+                names = config.joints or tuple(f"{name}[{i}]" for i in range(n))
+                terms[name] = Term(name, n, config.unit, config.frame, config.sensor,
+                                   config.access, names, read)  # fmt: skip
+            else:
+                terms[name] = resolve(name, config, model, where)
+        return terms
+
+    def observation(self, observe: str | Sequence[str] | None) -> list[Term]:
+        """The terms of an observation set, or of a list of term names; None is `v5`."""
+        sets = {"v5": ["v5"], **self.config.observations}
+        names = observe or "v5"
+        if isinstance(names, str):
+            if names not in sets:
+                raise InputError(
+                    f"{self.name}: no observation set '{names}'{nearest(names, sets)}; "
+                    f"the sets are {', '.join(sets)}"
+                )
+            names = sets[names]
+        for name in names:
+            if name not in self.terms:
+                raise InputError(
+                    f"{self.where}: observations: no term '{name}'{nearest(name, self.terms)}; "
+                    f"the terms are {', '.join(self.terms)}"
+                )
+        return [self.terms[name] for name in names]
+
+    @cached_property
+    def actuators(self) -> tuple[str, ...]:
+        return tuple(
+            self.model.actuator(i).name or f"actuator{i}" for i in range(self.model.nu)
+        )
+
+    @property
+    def command_range(self) -> tuple[Array, Array]:
+        """(A,), (A,) lowest and highest command."""
+        low, high = self.model.actuator_ctrlrange.astype(np.float32).T
+        return low, high
+
+    def gap(self, gap: str | Path | Gap | None) -> Gap:
+        """A gap by its name in gaps/, by path, or as it is; None is no gap."""
+        if gap is None:
+            return Gap()
+        if not isinstance(gap, Gap):
+            where = content.gap_file(self.folder, gap)
+            gap = schema.read(Gap, where)
+        else:
+            where = f"gap for {self.name}"
+        gap.check(self.terms, self.actuators, str(where))
+        for name in gap.xi:
+            if name not in self.space.names:
+                known = self.space.names
+                raise InputError(
+                    f"{where}: xi: no parameter '{name}'{nearest(name, known)}; "
+                    f"the parameters are {', '.join(known)}"
+                )
+        if gap.latency.action_ms != Latency().action_ms and not self._delays:
+            raise InputError(
+                f"{where}: latency: action_ms needs a parameter with field actuator_delay in "
+                f"{self.where}, so that training, gap and identification share one latency"
+            )
+        return gap
+
+    def state_from(self, values: dict[str, Array]) -> LoggedState | None:
+        """What logged terms (T, size) say of the simulator's state; None if they say nothing."""
+        from sim2real.simulation.terms import state_from
+
+        if "v5" in values and len(values) == 1:
+            return self.task.state_from(values)
+        terms = [self.terms[name] for name in values if name in self.terms]
+        logged = state_from(terms, values, self.model)
+        return logged if logged.known_qpos.any() or logged.known_qvel.any() else None
+
+
+def _only_task(module: ModuleType, path: Path, where: str) -> type[Task]:
+    own = [
+        value for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__
+    ]  # fmt: skip
+    if len(own) != 1:
+        raise InputError(
+            f"{where}: task: {path} has {len(own)} subclasses of Task; it must have one, "
+            "or name it as task.py:Class"
+        )
+    return own[0]
+
+
+def _task_class(task: str, folder: Path, where: str) -> type[Task]:
+    if task in TASKS:
+        return TASKS[task]
+    module_name, _, class_name = task.partition(":")
+    if module_name.endswith(".py"):
+        path = folder / module_name
+        if not path.is_file():
+            raise InputError(f"{where}: task: no file {path}")
+        spec = importlib.util.spec_from_file_location(f"{folder.name}_{path.stem}", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        if not class_name:
+            return _only_task(module, path, where)
+    elif class_name:
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError:
+            raise InputError(f"{where}: task: no module '{module_name}'") from None
+    else:
+        raise InputError(
+            f"{where}: no task '{task}'{nearest(task, TASKS)}; the tasks are {', '.join(TASKS)}, "
+            "or give module:Class or task.py:Class"
+        )
+    if not hasattr(module, class_name):
+        raise InputError(f"{where}: task: {module_name} has no class '{class_name}'")
+    return getattr(module, class_name)

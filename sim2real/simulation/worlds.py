@@ -1,0 +1,263 @@
+"""B simulated robots, each with its own physics and its own gap, stepped together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from sim2real.dynamics.distribution import Distribution
+from sim2real.simulation.engine import make_engine
+from sim2real.simulation.gap import CommandPath, Disturbance, Gap, Noise, ObservationPath, sample
+from sim2real.simulation.robot import Robot
+from sim2real.types import Array, InputError, Step
+
+Sampler = Callable[[np.random.Generator, int], Array]
+
+
+class Start(NamedTuple):
+    """Everything that an episode depends on besides its commands and the robot's own gap."""
+
+    xi: Array
+    """(K,)"""
+    qpos: Array
+    """(nq,)"""
+    qvel: Array
+    """(nv,)"""
+    noise: tuple[int, ...]
+    """Seed of the sensor noise, packet losses and pushes."""
+
+
+class Worlds:
+    """B worlds of one robot with batched arrays in and out, reset in the step that ends an episode.
+
+    World i draws its initial states from Gymnasium's stream for seed + i, its ξ and its noise from
+    streams of their own. The same seed gives the same trajectories, bit for bit, whatever the
+    number of threads, the engine, or the other worlds do.
+
+    Args:
+        robot: what to simulate.
+        num_worlds: B.
+        gap: what reality does differently; each world draws its own robot from it, once.
+        observe: name of an observation set, or a list of terms; None gives the `-v5` observation.
+        draw: distribution over ξ that every episode draws from; None keeps ξ nominal.
+        engine: `mjbatch`, or `reference` for a plain MjData per world.
+        threads: 0 uses every core.
+
+    Raises:
+        InputError: an unknown observation set, term, gap or gap effect.
+    """
+
+    def __init__(
+        self,
+        robot: Robot,
+        num_worlds: int,
+        *,
+        gap: Gap | str | None = None,
+        observe: str | Sequence[str] | None = None,
+        draw: Distribution | None = None,
+        seed: int = 0,
+        engine: Literal["mjbatch", "reference"] = "mjbatch",
+        threads: int = 0,
+    ) -> None:
+        if num_worlds < 1:
+            raise InputError(f"num_worlds is {num_worlds}; it must be at least 1")
+        self.robot = robot
+        self.num_worlds = B = num_worlds
+        self.task = robot.task
+        self.space = robot.space
+        self.gap = gap = robot.gap(gap)
+        self.draw = draw
+        self.terms = robot.observation(observe)
+        self.obs_size = sum(t.size for t in self.terms)
+        self.control_period = robot.control_period
+        self.action_low, self.action_high = robot.command_range
+        model = robot.compile(lag=gap.lag)
+        self.model = model
+        fields = list(dict.fromkeys([*self.task.fields, *self._term_fields()]))
+        self._engine = make_engine(engine, model, B, fields, threads)
+        self.data = self._engine.data
+        self.data["last_action"] = np.zeros((B, model.nu))
+        self._after_step = [f for f in ("cfrc_ext",) if f in fields]
+        self.ticks = np.zeros(B, int)
+        self.episodes = np.zeros(B, int)
+        self.starts: list[Start | None] = [None] * B
+        self.xi = np.tile(self.space.nominal, (B, 1))  # (B, K)
+        self._written = self.xi.copy()
+        self._pinned = np.full((B, self.space.K), np.nan)  # ξ that the gap decides
+        self._told = np.zeros((B, self.obs_size))
+        self.seed(seed)
+
+    def _term_fields(self) -> list[str]:
+        return ["xpos"] if any("." in e for t in self.terms for e in t.elements) else []
+
+    def seed(self, seed: int) -> None:
+        """Restarts every random stream, and draws the robots of the gap anew."""
+        B, gap = self.num_worlds, self.gap
+        self._seed = seed
+        self._reset_rng = [
+            np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed + i))) for i in range(B)
+        ]
+        self._xi_rng = [np.random.default_rng(np.random.SeedSequence([seed, i, 1])) for i in range(B)]
+        robots = [np.random.default_rng(np.random.SeedSequence([seed, i, 2])) for i in range(B)]
+        self.episodes[:] = 0
+        for name, value in gap.xi.items():
+            self._pinned[:, self.space.names.index(name)] = sample(value, robots)
+        if gap.latency.action_ms != 0.0:
+            delay = [p.field == "actuator_delay" for p in self.space.parameters].index(True)
+            self._pinned[:, delay] = sample(gap.latency.action_ms, robots)
+        self._lag = np.maximum(sample(gap.actuators.lag_ms, robots) / 1000, 1e-9)
+        self._command_path = self._observation_path = self._push = self._noise = None
+        bare = Gap(description=gap.description, xi=gap.xi)
+        if gap != bare:
+            low, high = self.action_low, self.action_high
+            dof = _driven_dof(self.robot) if gap.actuators.stiction != 0.0 else np.zeros(len(low), int)
+            self._noise = Noise(B, 2 * self.obs_size, 5)
+            self._command_path = CommandPath(gap, robots, self.robot.actuators, low, high, dof)
+            self._observation_path = ObservationPath(gap, robots, self.terms, self.control_period)
+            self._push = Disturbance(gap, robots, self.control_period)
+        if gap.lag:
+            prm = np.tile(self.model.actuator_dynprm, (B, 1, 1))
+            prm[:, :, 0] = self._lag[:, None]
+            self._engine.set_model(np.arange(B), {"actuator_dynprm": prm}, derive=False)
+
+    def seed_world(self, world: int, seed: int) -> None:
+        """Restarts the stream of one world's initial states, as Gymnasium's `reset(seed=...)`."""
+        self._reset_rng[world] = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
+
+    def reset(
+        self,
+        worlds: Array | None = None,
+        xi: Array | None = None,
+        starts: Sequence[Start] | None = None,
+    ) -> Array:
+        """Begins new episodes and gives the observations of all worlds.
+
+        Args:
+            worlds: (n,) indices, or (B,) bool; None is all of them.
+            xi: (n, K) or (K,) physics; None draws, or keeps what the gap says, or the nominal.
+            starts: n recorded starts to repeat; with the same commands, each of these worlds
+                repeats its episode bit for bit.
+
+        Returns:
+            (B, O) observations; rows of worlds that were not reset are their latest.
+        """
+        index = _indices(worlds, self.num_worlds)
+        new_xi = self._next_xi(index, xi) if starts is None else np.stack([s.xi for s in starts])
+        self._write(index, new_xi)
+        model = self.robot.model
+        qpos, qvel = np.zeros((len(index), model.nq)), np.zeros((len(index), model.nv))
+        for row, i in enumerate(index):
+            if starts is None:
+                qpos[row], qvel[row] = self.task.initial_state(self._reset_rng[i])
+                noise = (self._seed, int(i), 3, int(self.episodes[i]))
+                self.starts[i] = Start(new_xi[row], qpos[row].copy(), qvel[row].copy(), noise)
+            else:
+                qpos[row], qvel[row] = starts[row].qpos, starts[row].qvel
+                self.starts[i] = starts[row]
+        self.set_state(index, qpos, qvel)
+        self.episodes[index] += 1
+        self.ticks[index] = 0
+        obs = self._observe()
+        if self._noise is not None:
+            assert self._command_path is not None and self._observation_path is not None
+            seeds = [s.noise for s in (self.starts[i] for i in index) if s is not None]
+            self._noise.restart(index, seeds)
+            first = [np.random.default_rng(np.random.SeedSequence([*s, 0])) for s in seeds]
+            normal = np.stack([rng.standard_normal(self.obs_size) for rng in first])
+            self._command_path.reset(index)
+            told = self._observation_path.reset(index, obs[index], normal, normal)
+            obs = self._told.copy()
+            obs[index] = told
+            self._told = obs
+        return obs
+
+    def set_state(self, worlds: Array, qpos: Array, qvel: Array) -> None:
+        """Puts worlds (n,) at rest in time at qpos (n, nq) and qvel (n, nv), nothing pending."""
+        self._engine.reset(worlds, qpos, qvel)
+        self.data["last_action"][worlds] = 0.0
+        for name in self._after_step:
+            self.data[name][worlds] = 0.0
+
+    def step(self, action: Array) -> Step:
+        """One control step of every world; those that end begin their next episode at once, and
+        `obs` holds its first observation. See `advance` for the arguments."""
+        step = self.advance(action)
+        done = step.terminated | step.truncated
+        if not done.any():
+            return step
+        fresh = self.reset(done)
+        return step._replace(obs=np.where(done[:, None], fresh, step.obs), terminal_obs=step.obs)
+
+    def advance(self, action: Array) -> Step:
+        """One control step of every world, and no reset.
+
+        Args:
+            action: (B, A) in the actuators' unit.
+
+        Raises:
+            InputError: the action has another shape.
+        """
+        action = np.asarray(action)
+        if action.shape != (self.num_worlds, len(self.action_low)):
+            raise InputError(
+                f"the action has shape {action.shape}; {self.robot.name} with {self.num_worlds} "
+                f"worlds takes {(self.num_worlds, len(self.action_low))}"
+            )
+        data = self.data
+        before = self.task.before(data)
+        ctrl, noise = action, None
+        if self._noise is not None:
+            assert self._command_path is not None and self._push is not None
+            noise = self._noise.next()
+            ctrl = self._command_path(action, data["qvel"], noise[1][:, 0])
+            data["qvel"][:, 0] += self._push(noise[1][:, 1:3])
+        self._engine.step(ctrl, self.robot.config.frame_skip)
+        data["last_action"][:] = action
+        reward, info = self.task.reward(data, before, action, self.control_period)
+        terminated = self.task.terminated(data)
+        self.ticks += 1
+        truncated = self.ticks >= self.task.episode_steps
+        obs = self._observe()
+        if noise is not None:
+            assert self._observation_path is not None
+            obs = self._told = self._observation_path(obs, noise[0], noise[1][:, 3:5])
+        return Step(obs, reward, terminated, truncated, obs, info)
+
+    def _observe(self) -> Array:
+        parts = [term.read(self.data) for term in self.terms]
+        return np.concatenate(parts, axis=1) if len(parts) > 1 else np.array(parts[0])
+
+    def _next_xi(self, worlds: Array, xi: Array | None) -> Array:
+        if xi is not None:
+            return np.broadcast_to(np.asarray(xi, float), (len(worlds), self.space.K)).copy()
+        new = np.tile(self.space.nominal, (len(worlds), 1))
+        if self.draw is not None:
+            new = np.concatenate([self.draw.sample(self._xi_rng[i], 1) for i in worlds])
+        pinned = self._pinned[worlds]
+        return np.where(np.isnan(pinned), new, pinned)
+
+    def _write(self, worlds: Array, xi: Array) -> None:
+        self.space.check(xi)
+        changed = (xi != self._written[worlds]).any(axis=1)
+        self.xi[worlds] = xi
+        if changed.any():
+            where = worlds[changed]
+            self._engine.set_model(where, self.space.values(xi[changed]), self.space.needs_const)
+            self._written[where] = xi[changed]
+
+
+def _indices(worlds: Array | None, num_worlds: int) -> Array:
+    if worlds is None:
+        return np.arange(num_worlds)
+    worlds = np.asarray(worlds)
+    return np.flatnonzero(worlds) if worlds.dtype == bool else worlds
+
+
+def _driven_dof(robot: Robot) -> Array:
+    """(A,) the degree of freedom behind each actuator."""
+    model = robot.model
+    if not (model.actuator_trntype == 0).all():  # mjTRN_JOINT
+        raise InputError(f"{robot.name}: stiction has no meaning: an actuator does not drive a joint")
+    return model.jnt_dofadr[model.actuator_trnid[:, 0]]

@@ -1,0 +1,276 @@
+"""Recipe -> policy: the visible loop. Stable-Baselines3 does the standard learning."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
+
+from sim2real import progress, schema
+from sim2real.learning.learners import ALGORITHMS, build, to_policy
+from sim2real.learning.vec_env import Context, History, WorldsVecEnv, corrupted
+from sim2real.policy.policy import Policy
+from sim2real.policy.spec import ActuatorSpec, ParameterInfo, PolicySpec, TermSpec
+from sim2real.recipe import Recipe, read
+from sim2real.simulation.robot import Robot
+from sim2real.simulation.worlds import Worlds
+from sim2real.types import Array, InputError
+
+PACKAGES = ("torch", "mujoco", "mjbatch", "gymnasium", "stable-baselines3", "numpy", "onnxruntime")
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    out: str | Path | None = None,
+    seed: int | None = None,
+    overrides: Sequence[str] | None = None,
+    resume: bool = False,
+) -> Policy:
+    """Trains what a recipe says and writes everything about the run into `out`.
+
+    `out` (default runs/<recipe>) receives recipe.yaml as resolved, run.json (package versions,
+    seeds), TensorBoard logs, progress.csv, checkpoints/, and at the end policy.pt, policy.json
+    and recording.npz (real episodes for the export). A run that was killed continues with
+    `resume`: parameters, optimizer, normaliser and step count are those of the last checkpoint,
+    bit for bit; the episodes that were under way are not, they begin anew from a seed that is a
+    function of (seed, step count), so that resuming twice from one checkpoint is reproducible.
+
+    Args:
+        recipe: a name from policies/, the path of a recipe file, or the same as plain data.
+        seed: instead of the recipe's.
+        overrides: `key=value` pairs that replace values of the recipe.
+
+    Raises:
+        InputError: the recipe is wrong, or `out` already holds a run and `resume` is false.
+        KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
+    """
+    name, resolved = read(recipe, seed=seed, overrides=overrides)
+    out = Path(out) if out is not None else Path("runs") / name
+    with progress.bar(f"train {name}", resolved.steps) as report:
+        return run(name, resolved, out, resume=resume, report=report)
+
+
+def run(name: str, recipe: Recipe, out: Path, *, resume: bool, report: progress.Report) -> Policy:
+    """As `train`, for a recipe that has been read."""
+    torch.set_num_threads(1)  # measured: two are several times slower on networks of this size
+    last = _last_checkpoint(out) if resume else None
+    _prepare_folder(out, recipe, resume)
+    robot = Robot.load(recipe.env)
+    done = int(last.name) if last is not None else 0
+    envs = make_training_env(robot, recipe, seed=recipe.seed + 7919 * done)
+    normalized: VecEnv = VecNormalize(envs.env, gamma=recipe.learner.gamma)
+    if last is not None:
+        normalized = VecNormalize.load(str(last / "normalize.pkl"), envs.env)
+        model: BaseAlgorithm = ALGORITHMS[recipe.learner.algorithm].load(
+            last / "model.zip", env=normalized, device="cpu"
+        )
+    else:
+        model = build(recipe.learner, normalized, recipe.seed, None)
+    model.set_logger(configure(str(out / "log"), ["csv", "tensorboard"]))
+    callback = _Run(recipe, out, report)
+    try:
+        model.learn(recipe.steps - done, callback=callback, reset_num_timesteps=False, log_interval=1)
+    except KeyboardInterrupt:
+        callback.checkpoint()
+        raise
+    assert isinstance(normalized, VecNormalize)
+    spec = describe(name, robot, recipe)
+    policy = to_policy(model, normalized, spec)
+    recording = record(policy, envs.worlds)
+    policy.spec = replace(spec, terms=_with_ranges(spec.terms, recording.obs))
+    policy.save(out)
+    save_recording(out / "recording.npz", recording)
+    return policy
+
+
+class TrainingEnv(NamedTuple):
+    env: VecEnv
+    worlds: Worlds
+
+
+def make_training_env(robot: Robot, recipe: Recipe, seed: int) -> TrainingEnv:
+    """What the learner of a recipe acts in, before normalisation."""
+    randomization = recipe.randomization
+    draw = None if randomization is None else randomization.distribution(robot.space)
+    worlds = Worlds(robot, recipe.worlds, observe=recipe.observe, draw=draw, seed=seed)
+    env: VecEnv = VecMonitor(WorldsVecEnv(worlds))
+    if recipe.history > 1:
+        env = History(env, recipe.history)
+    if recipe.adaptation is not None:
+        encode = corrupted(robot.space.low, robot.space.high, recipe.adaptation.error)
+        env = Context(env, worlds, encode, seed)
+    return TrainingEnv(env, worlds)
+
+
+def describe(name: str, robot: Robot, recipe: Recipe) -> PolicySpec:
+    """What the policy of a recipe must be told and cannot learn."""
+    terms = tuple(
+        TermSpec(t.name, t.size, t.unit, t.frame, t.sensor, t.access, t.elements)
+        for t in robot.observation(recipe.observe)
+    )
+    space, drawn = robot.space, recipe.randomization
+    bounds = {} if drawn is None else drawn.bounds(space)
+    parameters = tuple(
+        ParameterInfo(p.name, p.unit, *bounds.get(p.name, (float(n), float(n))), float(n))
+        for p, n in zip(space.parameters, space.nominal, strict=True)
+    )
+    latency = [
+        (p.low, p.high)
+        for p, d in zip(parameters, space.parameters, strict=True)
+        if d.field == "actuator_delay"
+    ]
+    low, high = robot.command_range
+    adapt = recipe.adaptation
+    return PolicySpec(
+        name=name, env=recipe.env, terms=terms,
+        actuators=ActuatorSpec(robot.actuators, robot.config.command_unit,
+                               tuple(map(float, low)), tuple(map(float, high))),
+        control_period=robot.control_period, history=recipe.history,
+        context=parameters if adapt is not None else (),
+        parameters=() if adapt is not None else parameters,
+        latency_ms=latency[0] if latency else (0.0, 0.0),
+        head="clip" if recipe.learner.algorithm == "ppo" else "tanh",
+        max_tilt=robot.config.safety.max_tilt, episodes=adapt.episodes if adapt is not None else 0,
+        provenance={"seed": str(recipe.seed), "steps": str(recipe.steps), **versions()},
+    )  # fmt: skip
+
+
+class Recording(NamedTuple):
+    """Observations of real episodes, as the robot would give them."""
+
+    obs: Array
+    """(T, O)"""
+    reset: Array
+    """(T,) bool, true at the first observation of an episode."""
+
+
+def record(policy: Policy, worlds: Worlds, ticks: int = 400, worlds_used: int = 4) -> Recording:
+    """What the policy sees in its own training worlds: one world after the other."""
+    n = min(worlds_used, worlds.num_worlds)
+    obs = worlds.reset()
+    B = worlds.num_worlds
+    z, reset = policy.initial(B), np.ones((B, 1), np.float32)
+    seen, resets = [], []
+    with torch.no_grad():
+        for t in range(ticks // n + 1):
+            fresh = reset[:n, 0] > 0.5 if t else np.ones(n, bool)
+            seen.append(obs[:n])
+            resets.append(fresh)
+            command, z = policy(torch.as_tensor(obs, dtype=torch.float32), z, torch.as_tensor(reset))
+            step = worlds.step(command.numpy())
+            obs = step.obs
+            reset = (step.terminated | step.truncated).astype(np.float32)[:, None]
+    stacked = np.stack(seen).transpose(1, 0, 2).reshape(-1, obs.shape[1])
+    return Recording(stacked, np.stack(resets).T.reshape(-1))
+
+
+def save_recording(path: Path, recording: Recording) -> None:
+    new = path.with_name(path.stem + ".new.npz")
+    np.savez_compressed(new, obs=recording.obs, reset=recording.reset)
+    os.replace(new, path)
+
+
+def _with_ranges(terms: tuple[TermSpec, ...], obs: Array) -> tuple[TermSpec, ...]:
+    low, high = np.percentile(obs, 0.1, axis=0), np.percentile(obs, 99.9, axis=0)
+    out: list[TermSpec] = []
+    start = 0
+    for term in terms:
+        part = slice(start, start + term.size)
+        out.append(replace(term, low=tuple(map(float, low[part])), high=tuple(map(float, high[part]))))
+        start += term.size
+    return tuple(out)
+
+
+class _Run(BaseCallback):
+    """Progress, learning curve and checkpoints of one run."""
+
+    def __init__(self, recipe: Recipe, out: Path, report: progress.Report) -> None:
+        super().__init__()
+        self._recipe, self._out, self._report = recipe, out, report
+        self._next = 0
+        self._start = (time.monotonic(), 0)
+
+    def _on_training_start(self) -> None:
+        self._next = self.num_timesteps + self._recipe.checkpoint
+        self._start = (time.monotonic(), self.num_timesteps)
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        seconds = time.monotonic() - self._start[0]
+        rate = (self.num_timesteps - self._start[1]) / max(seconds, 1e-9)
+        figures = {"steps/s": rate}
+        episodes = self.model.ep_info_buffer
+        if episodes:
+            figures = {"return": float(np.mean([e["r"] for e in episodes])), **figures}
+        self._report(min(self.num_timesteps, self._recipe.steps), figures)
+        if self.num_timesteps >= self._next:
+            self._next += self._recipe.checkpoint
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Writes the newest checkpoint beside the others, then removes all but the last two."""
+        folder = self._out / "checkpoints"
+        new = folder / f".{self.num_timesteps}.new"
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        self.model.save(new / "model.zip")
+        normalize = self.model.get_vec_normalize_env()
+        assert normalize is not None
+        normalize.save(str(new / "normalize.pkl"))
+        target = folder / f"{self.num_timesteps:012d}"
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(new, target)
+        for old in _checkpoints(self._out)[:-2]:
+            shutil.rmtree(old)
+
+
+def _checkpoints(out: Path) -> list[Path]:
+    folder = out / "checkpoints"
+    return sorted(p for p in folder.glob("[0-9]*") if p.is_dir()) if folder.is_dir() else []
+
+
+def _last_checkpoint(out: Path) -> Path | None:
+    found = _checkpoints(out)
+    return found[-1] if found else None
+
+
+def _prepare_folder(out: Path, recipe: Recipe, resume: bool) -> None:
+    path = out / "recipe.yaml"
+    if path.is_file():
+        if not resume:
+            raise InputError(f"{out} already holds a run; choose another --out, or continue it with --resume")
+        before = schema.read(Recipe, path)
+        if replace(before, steps=recipe.steps, checkpoint=recipe.checkpoint) != recipe:
+            raise InputError(f"{path} differs from the recipe given; resume with the recipe of the run")
+    elif resume:
+        raise InputError(f"{out} holds no run to resume; leave --resume out")
+    out.mkdir(parents=True, exist_ok=True)
+    schema.write(recipe, path)
+    facts = {"versions": versions(), "seed": recipe.seed, "machine": platform.platform()}
+    new = out / "run.json.new"
+    new.write_text(json.dumps(facts, indent=2) + "\n")
+    os.replace(new, out / "run.json")
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    return {"sim2real": version("sim2real"), "python": platform.python_version()} | {
+        name: version(name) for name in PACKAGES
+    }
