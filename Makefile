@@ -23,6 +23,7 @@ help:
 	@echo "make clean    remove .venv, dist and caches; runs/ stays"
 
 venv: $(VENV)/.installed
+	@:
 
 # The stamp is younger than what it was made from, or the installation is brought up to date. The
 # build backend comes first and pinned: the editable install then needs nothing but constraints.txt.

@@ -46,15 +46,28 @@ def read(cls: type[T], source: Source, where: str | None = None) -> T:
     if isinstance(source, Mapping):
         return _convert(cls, source, _Place(where or cls.__name__))
     place = _Place(where or os.fspath(source))
-    content = load(source, where)
+    content = _read_file(source, place)
     if content is None:
         raise place.error(f"is empty; it needs {_keys_of(cls)}")
     return _convert(cls, content, place)
 
 
-def load(path: str | os.PathLike[str], where: str | None = None) -> Any:
-    """The plain content of a YAML file (None for an empty one), with the traps above refused."""
+def load(path: str | os.PathLike[str], where: str | None = None) -> dict[str, Any]:
+    """The mapping that a YAML file holds, as plain data, with the traps above refused.
+
+    Raises:
+        InputError: the file is missing, empty, not YAML, or holds something else than a mapping.
+    """
     place = _Place(where or os.fspath(path))
+    content = _read_file(path, place)
+    if content is None:
+        raise place.error("is empty; expected keys with values")
+    if not isinstance(content, dict):
+        raise place.error(f"expected keys with values, got {_shown(content)}")
+    return cast("dict[str, Any]", content)
+
+
+def _read_file(path: str | os.PathLike[str], place: _Place) -> Any:
     file = Path(path).expanduser()
     try:
         text = file.read_text(encoding="utf-8")

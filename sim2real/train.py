@@ -28,7 +28,7 @@ from sim2real.policy.spec import ActuatorSpec, ParameterInfo, PolicySpec, TermSp
 from sim2real.recipe import Recipe, read
 from sim2real.simulation.robot import Robot
 from sim2real.simulation.worlds import Worlds
-from sim2real.types import Array, InputError
+from sim2real.types import InputError
 
 PACKAGES = ("torch", "mujoco", "mjbatch", "gymnasium", "stable-baselines3", "numpy", "onnxruntime")
 
@@ -44,8 +44,8 @@ def train(
     """Trains what a recipe says and writes everything about the run into `out`.
 
     `out` (default runs/<recipe>) receives recipe.yaml as resolved, run.json (package versions,
-    seeds), TensorBoard logs, progress.csv, checkpoints/, and at the end policy.pt, policy.json
-    and recording.npz (real episodes for the export). A run that was killed continues with
+    seeds), log/ (TensorBoard and progress.csv), checkpoints/, and at the end policy.pt and
+    policy.json. A run that was killed continues with
     `resume`: parameters, optimizer, normaliser and step count are those of the last checkpoint,
     bit for bit; the episodes that were under way are not, they begin anew from a seed that is a
     function of (seed, step count), so that resuming twice from one checkpoint is reproducible.
@@ -89,12 +89,8 @@ def run(name: str, recipe: Recipe, out: Path, *, resume: bool, report: progress.
         callback.checkpoint()
         raise
     assert isinstance(normalized, VecNormalize)
-    spec = describe(name, robot, recipe)
-    policy = to_policy(model, normalized, spec)
-    recording = record(policy, envs.worlds)
-    policy.spec = replace(spec, terms=_with_ranges(spec.terms, recording.obs))
+    policy = to_policy(model, normalized, describe(name, robot, recipe))
     policy.save(out)
-    save_recording(out / "recording.npz", recording)
     return policy
 
 
@@ -148,52 +144,6 @@ def describe(name: str, robot: Robot, recipe: Recipe) -> PolicySpec:
         max_tilt=robot.config.safety.max_tilt, episodes=adapt.episodes if adapt is not None else 0,
         provenance={"seed": str(recipe.seed), "steps": str(recipe.steps), **versions()},
     )  # fmt: skip
-
-
-class Recording(NamedTuple):
-    """Observations of real episodes, as the robot would give them."""
-
-    obs: Array
-    """(T, O)"""
-    reset: Array
-    """(T,) bool, true at the first observation of an episode."""
-
-
-def record(policy: Policy, worlds: Worlds, ticks: int = 400, worlds_used: int = 4) -> Recording:
-    """What the policy sees in its own training worlds: one world after the other."""
-    n = min(worlds_used, worlds.num_worlds)
-    obs = worlds.reset()
-    B = worlds.num_worlds
-    z, reset = policy.initial(B), np.ones((B, 1), np.float32)
-    seen, resets = [], []
-    with torch.no_grad():
-        for t in range(ticks // n + 1):
-            fresh = reset[:n, 0] > 0.5 if t else np.ones(n, bool)
-            seen.append(obs[:n])
-            resets.append(fresh)
-            command, z = policy(torch.as_tensor(obs, dtype=torch.float32), z, torch.as_tensor(reset))
-            step = worlds.step(command.numpy())
-            obs = step.obs
-            reset = (step.terminated | step.truncated).astype(np.float32)[:, None]
-    stacked = np.stack(seen).transpose(1, 0, 2).reshape(-1, obs.shape[1])
-    return Recording(stacked, np.stack(resets).T.reshape(-1))
-
-
-def save_recording(path: Path, recording: Recording) -> None:
-    new = path.with_name(path.stem + ".new.npz")
-    np.savez_compressed(new, obs=recording.obs, reset=recording.reset)
-    os.replace(new, path)
-
-
-def _with_ranges(terms: tuple[TermSpec, ...], obs: Array) -> tuple[TermSpec, ...]:
-    low, high = np.percentile(obs, 0.1, axis=0), np.percentile(obs, 99.9, axis=0)
-    out: list[TermSpec] = []
-    start = 0
-    for term in terms:
-        part = slice(start, start + term.size)
-        out.append(replace(term, low=tuple(map(float, low[part])), high=tuple(map(float, high[part]))))
-        start += term.size
-    return tuple(out)
 
 
 class _Run(BaseCallback):

@@ -1,4 +1,4 @@
-"""The robots and recipes are found in a checkout, in an installed wheel and in a person's folder."""
+"""Robots and recipes are found in a checkout, in an installed wheel, in a person's folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The strict reader: what is right arrives typed; what is wrong is refused, by place and by name."""
+"""The strict reader: what is right arrives typed, what is wrong is refused by place and name."""
 
 from __future__ import annotations
 
@@ -237,10 +237,17 @@ def test_a_folder_and_a_binary_file_are_refused(tmp_path):
         schema.read(Recipe, binary)
 
 
+def test_load_gives_plain_data_and_refuses_what_is_not_a_mapping(tmp_path):
+    assert schema.load(write_text(tmp_path, "a: {b: [1, 1e-3]}")) == {"a": {"b": [1, "1e-3"]}}
+    for text, message in [("", "is empty"), ("- a", "got a list of 1"), ("a", "got the text 'a'")]:
+        with pytest.raises(InputError, match=message):
+            schema.load(write_text(tmp_path, text))
+
+
 def test_boolean_keys_of_a_mapping_are_refused_too():
     with pytest.raises(InputError, match="Recipe: extra: a key is the boolean true, as YAML reads"):
         schema.read(Recipe, {"env": "a", "extra": {True: 1}})
-    with pytest.raises(InputError, match="^here: a key is the boolean false"):
+    with pytest.raises(InputError, match=r"^here: a key is the boolean false"):
         schema.read(Recipe, {"env": "a", False: 1}, "here")  # pyright: ignore[reportArgumentType]
 
 

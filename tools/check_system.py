@@ -99,12 +99,14 @@ def _draw(backend: str) -> str:
         return "no picture within 120 s"
     if done.returncode == 0:
         return ""
-    errors = [line for line in done.stderr.splitlines() if line and not line.startswith(" ")]
+    # What follows is raised while a half-made context is thrown away, not the reason.
+    errors = done.stderr.partition("Exception ignored in")[0].splitlines()
+    errors = [line for line in errors if line and not line.startswith(" ")]
     return errors[-1] if errors else f"exit status {done.returncode}"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--python", action="store_true", help="check the Python itself")
     parser.add_argument(
         "--rendering", choices=["required", "optional"], help="check EGL and OSMesa"

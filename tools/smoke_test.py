@@ -47,7 +47,7 @@ def check_import_is_light() -> None:
     loaded = python(
         f"import sys, sim2real\nsim2real.verify\nprint(*sorted(set({HEAVY!r}) & set(sys.modules)))"
     ).split()
-    assert not loaded, f"sim2real.verify loads {', '.join(loaded)}"
+    assert not loaded, f"the robot's side loads {', '.join(loaded)}"
 
 
 def check_content() -> tuple[str, ...]:
@@ -100,7 +100,7 @@ def program() -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--train", action="store_true", help="the extra `train` is installed")
     train = parser.parse_args().train
     assert not any(Path.cwd().iterdir()), "run this from an empty folder"

@@ -1,8 +1,8 @@
 """The folder policy.onnx + golden.npz + card.md: read, refused where it does not fit, and run.
 
-The contract sits in the ONNX metadata. onnxruntime cannot show a file without its metadata, and onnx is not
-on the robot, so the few lines of protobuf that are needed stand here: a ModelProto is a sequence of
-fields, and the metadata is its field 14.
+The contract sits in the ONNX metadata. onnxruntime cannot show a file without its metadata, and
+onnx is not on the robot, so the few lines of protobuf that are needed stand here: a ModelProto is a
+sequence of fields, and the metadata is its field 14.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class NonFiniteError(ArithmeticError):
 
 
 def split_model(model: bytes, where: str = "policy.onnx") -> tuple[bytes, list[bytes]]:
-    """A serialized ModelProto as (everything but the metadata, the metadata entries), each with its framing.
+    """A serialized ModelProto as (all but the metadata, the metadata entries).
 
     Raises:
         InputError: the bytes are not a sequence of protobuf fields.
@@ -56,13 +56,15 @@ def with_contract(model: bytes, text: str) -> bytes:
 
 
 def contract_text(model: bytes, where: str = "policy.onnx") -> str:
-    """The contract's text in an ONNX file; InputError where it is not the only, well-formed metadata."""
+    """The contract in an ONNX file; InputError unless it is the only metadata, well formed."""
     _, entries = split_model(model, where)
     if not entries:
         raise InputError(f"{where} carries no contract: it was not written by `sim2real export`")
     (_, _, entry), *_ = _fields(entries[0], where)
     try:
-        text = {number: payload for number, _, payload in _fields(entry, where)}.get(2, b"").decode()
+        text = {number: payload for number, _, payload in _fields(entry, where)}.get(
+            2, b""
+        ).decode()
     except UnicodeDecodeError:
         raise InputError(f"{where}: its contract is not UTF-8 text") from None
     if len(entries) != 1 or entries[0] != _entry(text):
@@ -73,7 +75,8 @@ def contract_text(model: bytes, where: str = "policy.onnx") -> str:
 def write_artifact(
     folder: str | Path, model: bytes, contract: Contract, golden: Golden, card: str
 ) -> Contract:
-    """Write an artifact; each file appears whole, policy.onnx last. Returns the contract as written.
+    """Write an artifact; each file appears whole, policy.onnx last. Returns the contract as
+    written.
 
     `contract.files` and `contract.graph` are filled in here. `golden.semantics` must be
     `golden_semantics(contract)`: `verify` compares them.
@@ -89,7 +92,7 @@ def write_artifact(
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact whose hashes, contract and graph fit each other. Not yet verified: see `verify`."""
+    """An artifact whose hashes, contract and graph fit each other; not yet verified."""
 
     folder: Path
     contract: Contract
@@ -103,7 +106,9 @@ class Artifact:
         folder = Path(folder)
         model, contract = read_contract(folder)
         golden, _ = read_files(folder, model, contract)
-        return Artifact(folder, contract, Golden.from_bytes(golden, contract), open_session(model, contract))
+        return Artifact(
+            folder, contract, Golden.from_bytes(golden, contract), open_session(model, contract)
+        )
 
 
 def read_contract(folder: Path) -> tuple[bytes, Contract]:
@@ -113,34 +118,36 @@ def read_contract(folder: Path) -> tuple[bytes, Contract]:
 
 
 def read_files(folder: Path, model: bytes, contract: Contract) -> list[bytes]:
-    """golden.npz and card.md; InputError where a file or the graph has another sha256 than the contract says.
+    """golden.npz and card.md; InputError where a file or the graph has another sha256 than the
+    contract says.
 
     Each file is read once, so what is checked is what is used.
     """
     files = [_bytes(folder, name) for name in FILES]
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in zip(FILES, files, strict=True)}
+    digests = {
+        name: hashlib.sha256(data).hexdigest() for name, data in zip(FILES, files, strict=True)
+    }
     for name, digest in digests.items():
         if digest != contract.files[name]:
             raise InputError(f"{name} was changed after export: its sha256 is not the contract's")
     if graph_digest(model) != contract.graph:
-        raise InputError("policy.onnx was changed after export: the sha256 of its graph is not the contract's")
+        raise InputError(
+            "policy.onnx was changed after export: the sha256 of its graph is not the contract's"
+        )
     return files
 
 
 def open_session(model: bytes, contract: Contract) -> Any:
-    """The graph in onnxruntime; InputError unless it has exactly the contract's inputs and outputs."""
+    """The graph in onnxruntime; InputError unless its tensors are the contract's."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
-    for key, value in {
-        "session.intra_op.allow_spinning": "0",
-        "session.inter_op.allow_spinning": "0",
-        "session.set_denormal_as_zero": "1",  # states that decay would slow the arithmetic down
-    }.items():
-        options.add_session_config_entry(key, value)
+    # Not session.set_denormal_as_zero: it changes the arithmetic of the calling thread, numpy's too.
+    for pool in ("intra_op", "inter_op"):
+        options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
     try:
         session: Any = ort.InferenceSession(model, options, providers=[PROVIDER])
     except Exception as error:  # onnxruntime raises a dozen classes of its own
@@ -157,7 +164,8 @@ def open_session(model: bytes, contract: Contract) -> Any:
         found = {node.name: tuple(node.shape) for node in given}
         if found != wanted or any(node.type != "tensor(float)" for node in given):
             raise InputError(
-                f"policy.onnx: the graph has the {what} {_listed(found)}; the contract says {_listed(wanted)}, float32"
+                f"policy.onnx: the graph has the {what} {_listed(found)}; the contract says "
+                f"{_listed(wanted)}, float32"
             )
     return session
 
@@ -165,8 +173,8 @@ def open_session(model: bytes, contract: Contract) -> Any:
 class Runner:
     """One policy at work: its state, its buffers, its session.
 
-    The state lives in two buffers that change places at every tick, so nothing is copied and a tick whose result
-    is not finite leaves the state as it was.
+    The state lives in two buffers that change places at every tick, so nothing is copied and a tick
+    whose result is not finite leaves the state as it was.
     """
 
     def __init__(self, artifact: Artifact) -> None:
@@ -201,11 +209,13 @@ class Runner:
             self._buffers[self._now][state.name][...] = as_float32(state.initial, state.shape)
 
     def set_state(self, name: str, value: Any) -> None:
-        """Give a state a value; InputError for an unknown name, another size, or a value that is not finite."""
+        """Give a state a value; InputError for an unknown name, another size, or NaN."""
         shape = self.contract.state(name).shape
         given = np.asarray(value, np.float64)
         if given.size != np.prod(shape):
-            raise InputError(f"state '{name}' has shape {list(shape)}; {given.size} numbers were given")
+            raise InputError(
+                f"state '{name}' has shape {list(shape)}; {given.size} numbers were given"
+            )
         if not np.isfinite(given).all():
             raise InputError(f"state '{name}' was given a value that is not finite")
         self._buffers[self._now][name][...] = given.reshape(shape)
@@ -222,11 +232,13 @@ class Runner:
 
         Raises:
             InputError: an observation of another length.
-            NonFiniteError: a command, raw action or state that is not finite; the state stayed as it was.
+            NonFiniteError: a command, raw action or state that is not finite; the state stayed as
+            it was.
         """
         if np.shape(obs) != self._obs.shape[1:]:
             raise InputError(
-                f"the observation has shape {np.shape(obs)}; {self.contract.name} takes ({self._obs.shape[1]},)"
+                f"the observation has shape {np.shape(obs)}; {self.contract.name} takes "
+                f"({self._obs.shape[1]},)"
             )
         self._obs[0] = obs
         self._reset[0, 0] = reset
@@ -239,7 +251,7 @@ class Runner:
         return outputs["command"][0].copy(), outputs["action_raw"][0].copy()
 
     def warm_up(self, ticks: int = 200) -> None:
-        """Run `ticks` times on zeros, so that the first real tick is as fast as the others; the state stays."""
+        """Run `ticks` times, so that the first real tick is as fast as others; the state stays."""
         for _ in range(ticks):
             self._run(self._bindings[self._now])
 
@@ -260,7 +272,8 @@ def _bytes(folder: Path, name: str) -> bytes:
         return (folder / name).read_bytes()
     except OSError as error:
         raise InputError(
-            f"cannot read {folder / name} ({error.strerror}); an artifact is a folder with policy.onnx, {', '.join(FILES)}"
+            f"cannot read {folder / name} ({error.strerror}); an artifact is a folder with "
+            f"policy.onnx, {', '.join(FILES)}"
         ) from None
 
 
@@ -269,7 +282,7 @@ def _listed(shapes: dict[str, tuple[Any, ...]]) -> str:
 
 
 def _fields(data: bytes, where: str) -> Iterator[tuple[int, bytes, bytes]]:
-    """(field number, the field with its framing, its payload) one after another in a protobuf message."""
+    """(number, the field with its framing, its payload) of each field of a protobuf message."""
     at = 0
     while at < len(data):
         start = at
@@ -286,7 +299,9 @@ def _fields(data: bytes, where: str) -> Iterator[tuple[int, bytes, bytes]]:
         else:
             raise InputError(f"{where} is not an ONNX file (byte {start} begins no field)")
         if at > len(data):
-            raise InputError(f"{where} is not a whole ONNX file: a field at byte {start} runs past the end")
+            raise InputError(
+                f"{where} is not a whole ONNX file: a field at byte {start} runs past the end"
+            )
         yield tag >> 3, data[start:at], data[payload:at]
 
 

@@ -1,8 +1,8 @@
-"""What an artifact promises: every input, output, state, limit and range of the policy, as plain data.
+"""What an artifact promises: inputs, outputs, states, limits and ranges of the policy.
 
-The contract is one JSON text in the ONNX metadata (key `sim2real`). It is read strictly: a key that is
-unknown or missing, a list of the wrong length or another schema version is refused by name. Its last
-key, `contract`, is the sha256 of all the others, so no byte of the text can change unnoticed.
+The contract is one JSON text in the ONNX metadata (key `sim2real`). It is read strictly: a key that
+is unknown or missing, a list of the wrong length or another schema version is refused by name. Its
+last key, `contract`, is the sha256 of all the others, so no byte of the text can change unnoticed.
 """
 
 from __future__ import annotations
@@ -181,8 +181,8 @@ class Contract:
             raise InputError(f"{self.name} has no state '{name}'{nearest(name, known)}; {there}")
         return self.states[known.index(name)]
 
-    def flatten(self, obs: Mapping[str, Array], out: Array | None = None) -> Array:
-        """The terms (..., size) in the contract's order as (..., O) float32, in `out` where given.
+    def flatten(self, obs: Mapping[str, Array]) -> Array:
+        """The terms (..., size) in the contract's order as (..., O) float32.
 
         Raises InputError for a missing term or one of the wrong length.
         """
@@ -200,7 +200,7 @@ class Contract:
                     f"numbers; {self.name} takes {term.size}"
                 )
             parts.append(value)
-        return np.concatenate(parts, axis=-1, out=out, dtype=None if out is not None else np.float32)
+        return np.concatenate(parts, axis=-1, dtype=np.float32)
 
     def to_json(self) -> str:
         """The canonical text, sealed with its own sha256; checked before it is written."""
@@ -211,7 +211,7 @@ class Contract:
 
     @staticmethod
     def from_json(text: str, where: str = "contract") -> Contract:
-        """The contract in `text`; InputError with one sentence for anything that is not as written."""
+        """The contract in `text`; InputError, one sentence, for whatever is not as written."""
         data = parse(text, where)
         if data.get("schema") != SCHEMA:  # before anything else: other schemas have other keys
             given = f"is of schema {data['schema']!r}" if "schema" in data else "names no schema"
@@ -229,10 +229,10 @@ class Contract:
 def golden_semantics(contract: Contract) -> str:
     """What golden.npz repeats of the contract, as the text stored there under "semantics".
 
-    All of it but the hashes (`files`, `graph`; their values may still be empty when this is called):
-    the terms with name, unit, frame, sensor, access, elements, size, range and order, the commands, the states,
-    periods, parameters, limits and evidence. So a contract that is altered and sealed again no
-    longer fits its own golden sequence.
+    All of it but the hashes (`files`, `graph`; their values may still be empty when this is
+    called): the terms with name, unit, frame, sensor, access, elements, size, range and order, the
+    commands, the states, periods, parameters, limits and evidence. So a contract that is altered
+    and sealed again no longer fits its own golden sequence.
     """
     data = to_dict(read(Contract, to_dict(contract), "contract"))
     return canonical({k: v for k, v in data.items() if k not in HASHES})
@@ -241,7 +241,9 @@ def golden_semantics(contract: Contract) -> str:
 def differences(ours: Any, theirs: Any, where: str = "") -> list[tuple[str, Any, Any]]:
     """(path, ours, theirs) wherever two JSON values differ."""
     if isinstance(ours, dict) and isinstance(theirs, dict) and list(ours) == list(theirs):
-        return [d for k in ours for d in differences(ours[k], theirs[k], f"{where}.{k}".lstrip("."))]
+        return [
+            d for k in ours for d in differences(ours[k], theirs[k], f"{where}.{k}".lstrip("."))
+        ]
     if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
         return [
             d
@@ -253,7 +255,7 @@ def differences(ours: Any, theirs: Any, where: str = "") -> list[tuple[str, Any,
 
 @dataclass(frozen=True)
 class AdaptedState:
-    """z.json: the value of an adapted state, for one artifact. The artifact itself stays as it is."""
+    """z.json: the value of an adapted state, for one artifact, which stays as it is."""
 
     schema: int
     artifact: str
@@ -273,14 +275,18 @@ class AdaptedState:
         """Raises InputError unless this belongs to `contract` and lies within its bounds."""
         adaptation = contract.adaptation
         if adaptation is None:
-            raise InputError(f"{where}: {contract.name} has nothing to adapt (its adaptation is null)")
+            raise InputError(
+                f"{where}: {contract.name} has nothing to adapt (its adaptation is null)"
+            )
         if self.artifact != contract.graph:
             raise InputError(
                 f"{where} was adapted for another artifact (graph {self.artifact[:12]}…, "
                 f"but {contract.name} is {contract.graph[:12]}…); adapt this one anew"
             )
         if self.state != adaptation.state:
-            raise InputError(f"{where} adapts '{self.state}'; {contract.name} adapts '{adaptation.state}'")
+            raise InputError(
+                f"{where} adapts '{self.state}'; {contract.name} adapts '{adaptation.state}'"
+            )
         names = tuple(p.name for p in contract.parameters)
         if self.names != names:
             raise InputError(
@@ -288,7 +294,9 @@ class AdaptedState:
                 f"{contract.name} takes {', '.join(names)} in this order"
             )
         _lengths(where, len(names), value=self.value, std=self.std)
-        for name, x, low, high in zip(names, self.value, adaptation.low, adaptation.high, strict=True):
+        for name, x, low, high in zip(
+            names, self.value, adaptation.low, adaptation.high, strict=True
+        ):
             if not low <= x <= high:
                 raise InputError(f"{where}: {name} = {x:g} lies outside [{low:g}, {high:g}]")
 
@@ -308,7 +316,9 @@ class AdaptedState:
             raise InputError(f"cannot read {path}: {error.strerror}") from None
         data = parse(text, str(path))
         if data.get("schema", SCHEMA) != SCHEMA:
-            raise InputError(f"{path} is of schema {data['schema']!r}; this package reads schema {SCHEMA}")
+            raise InputError(
+                f"{path} is of schema {data['schema']!r}; this package reads schema {SCHEMA}"
+            )
         return read(AdaptedState, data, str(path))
 
 
@@ -318,11 +328,16 @@ def check(contract: Contract, where: str = "contract") -> None:
     if c.schema != SCHEMA:
         raise InputError(f"{where} is of schema {c.schema}; this package reads schema {SCHEMA}")
     if sorted(c.files) != sorted(FILES):
-        raise InputError(f"{where}.files must name {' and '.join(FILES)}, but names {', '.join(c.files)}")
+        raise InputError(
+            f"{where}.files must name {' and '.join(FILES)}, but names {', '.join(c.files)}"
+        )
     for label, digest in (*c.files.items(), ("graph", c.graph)):
         if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
             raise InputError(f"{where}: the sha256 of {label} must be 64 hexadecimal digits")
-    for label, x in (("control_period", c.control_period), ("max_observation_age", c.max_observation_age)):
+    for label, x in (
+        ("control_period", c.control_period),
+        ("max_observation_age", c.max_observation_age),
+    ):
         if x <= 0:
             raise InputError(f"{where}.{label} must be above 0 s, but is {x:g}")
 
@@ -347,7 +362,9 @@ def check(contract: Contract, where: str = "contract") -> None:
     for s in c.states:
         size = int(np.prod(s.shape))
         if not s.shape or s.shape[0] != 1 or size < 1:
-            raise InputError(f"{where}.states.{s.name}: shape {list(s.shape)} must begin with the batch of 1")
+            raise InputError(
+                f"{where}.states.{s.name}: shape {list(s.shape)} must begin with the batch of 1"
+            )
         _lengths(f"{where}.states.{s.name}", size, initial=s.initial)
     if c.gains is not None:
         _unique(f"{where}.gains.names", c.gains.names)
@@ -359,14 +376,16 @@ def check(contract: Contract, where: str = "contract") -> None:
     for p in c.parameters:
         if not p.low <= p.nominal <= p.high:
             raise InputError(
-                f"{where}.parameters.{p.name}: nominal {p.nominal:g} lies outside [{p.low:g}, {p.high:g}]"
+                f"{where}.parameters.{p.name}: nominal {p.nominal:g} lies outside [{p.low:g}, "
+                f"{p.high:g}]"
             )
     if c.adaptation is not None:
         state = c.state(c.adaptation.state)
         k = len(c.parameters)
         if state.reset != "trial" or state.shape != (1, k):
             raise InputError(
-                f"{where}.adaptation: the state '{state.name}' must have shape [1, {k}], one per parameter, and last a trial"
+                f"{where}.adaptation: the state '{state.name}' must have shape [1, {k}], one per "
+                "parameter, and last a trial"
             )
         _range(f"{where}.adaptation", k, c.adaptation.low, c.adaptation.high)
 
@@ -376,10 +395,13 @@ def check(contract: Contract, where: str = "contract") -> None:
         sizes = {t.name: t.size for t in c.observations}
         if c.safety.tilt_term not in sizes:
             hint = nearest(c.safety.tilt_term, sizes)
-            raise InputError(f"{where}.safety.tilt_term: no observation '{c.safety.tilt_term}'{hint}")
+            raise InputError(
+                f"{where}.safety.tilt_term: no observation '{c.safety.tilt_term}'{hint}"
+            )
         if sizes[c.safety.tilt_term] not in (1, 3, 4):
             raise InputError(
-                f"{where}.safety.tilt_term: '{c.safety.tilt_term}' must be an angle (1), gravity (3) or a quaternion (4)"
+                f"{where}.safety.tilt_term: '{c.safety.tilt_term}' must be an angle (1), gravity "
+                "(3) or a quaternion (4)"
             )
     for label in ("nan_ticks", "stale_ticks", "late_ticks"):
         if getattr(c.safety, label) < 1:
@@ -394,7 +416,9 @@ def _sha256(text: str) -> str:
 
 def _unique(where: str, names: Sequence[str]) -> None:
     if not names or len(set(names)) != len(names):
-        raise InputError(f"{where} must name at least one thing and nothing twice: {', '.join(names)}")
+        raise InputError(
+            f"{where} must name at least one thing and nothing twice: {', '.join(names)}"
+        )
 
 
 def _lengths(where: str, n: int, **lists: Sequence[float]) -> None:

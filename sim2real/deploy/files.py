@@ -11,7 +11,7 @@ from sim2real.types import InputError
 
 
 def canonical(data: object) -> str:
-    """The one text for plain data: keys in the order given, floats with the digits that read back."""
+    """The one text for plain data: keys in their order, floats with the digits that read back."""
     return json.dumps(data, ensure_ascii=False, allow_nan=False)
 
 

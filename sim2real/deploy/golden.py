@@ -1,8 +1,9 @@
 """golden.npz: what the policy saw and commanded when it was exported, and what the contract said.
 
-Keys: `obs/<term>` (T, size) for every observation term, `reset` (T, 1), `<state>_in` (the value before
-the first tick, shape as in the graph), `command` (T, A), `action_raw` (T, A), and `semantics`, the text
-that `contract.golden_semantics` gives. The first tick and at least one later tick reset the episode.
+Keys: `obs/<term>` (T, size) for every observation term, `reset` (T, 1), `<state>_in` (the value
+before the first tick, shape as in the graph), `command` (T, A), `action_raw` (T, A), and
+`semantics`, the text that `contract.golden_semantics` gives. The first tick and at least one later
+tick reset the episode.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class Golden:
 
     @staticmethod
     def from_bytes(data: bytes, contract: Contract) -> Golden:
-        """Read strictly against `contract`; InputError says which array is missing, unknown, of another
-        shape or not finite."""
+        """Read strictly against `contract`; InputError says which array is missing, unknown, of
+        another shape or not finite."""
         where = "golden.npz"
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
@@ -68,11 +69,17 @@ class Golden:
                     f"{where}: '{key}' has shape {arrays[key].shape}; the contract says {shape}"
                 )
             kind = "U" if key == "semantics" else "f"
-            if arrays[key].dtype.kind != kind or (kind == "f" and not np.isfinite(arrays[key]).all()):
-                raise InputError(f"{where}: '{key}' must be {'text' if kind == 'U' else 'finite floats'}")
+            if arrays[key].dtype.kind != kind or (
+                kind == "f" and not np.isfinite(arrays[key]).all()
+            ):
+                raise InputError(
+                    f"{where}: '{key}' must be {'text' if kind == 'U' else 'finite floats'}"
+                )
         reset = arrays["reset"]
         if not np.isin(reset, (0.0, 1.0)).all() or reset[0, 0] != 1 or not reset[1:].any():
-            raise InputError(f"{where}: 'reset' must be 0 or 1, with 1 at the first and at a later tick")
+            raise InputError(
+                f"{where}: 'reset' must be 0 or 1, with 1 at the first and at a later tick"
+            )
         return Golden(
             {term.name: arrays[f"obs/{term.name}"] for term in contract.observations},
             reset,

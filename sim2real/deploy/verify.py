@@ -1,14 +1,15 @@
-"""Is this folder the policy that was exported? Asked in the order in which the answers can be trusted.
+"""Is this folder the policy that was exported? Each check trusts only what those before found.
 
-metadata -> contract -> hashes -> graph -> golden recording -> contract against recording -> action law ->
-resets -> replay on the session that will drive the robot. The hashes find a changed byte; what comes after finds a
-change that was sealed with new hashes, because the recording repeats the contract and holds torch's commands.
+metadata -> contract -> hashes -> graph -> golden recording -> contract against recording -> action
+law -> resets -> replay on the session that will drive the robot. The hashes find a changed byte;
+what comes after finds a change that was sealed with new hashes, because the recording repeats the
+contract and holds torch's commands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -32,7 +33,7 @@ class Check(NamedTuple):
 
 @dataclass(frozen=True)
 class Verification:
-    """The answer, and every check that led to it; a check that fails hides those that build on it."""
+    """The answer and the checks behind it; one that fails hides those that build on it."""
 
     ok: bool
     checks: tuple[Check, ...]
@@ -64,11 +65,17 @@ def verify(path: str | Path) -> Verification:
     if read is None:
         return checks.verification()
     model, contract = read
-    hashed = checks("hashes", lambda: files.read_files(folder, model, contract), "no byte was changed")
+    hashed = checks(
+        "hashes", lambda: files.read_files(folder, model, contract), "no byte was changed"
+    )
     if hashed is None:  # onnxruntime is not fed with bytes of unknown origin
         return checks.verification()
-    session = checks("graph", lambda: files.open_session(model, contract), "the graph has the contract's tensors")
-    golden = checks("golden", lambda: Golden.from_bytes(hashed[0], contract), "the recording is complete")
+    session = checks(
+        "graph", lambda: files.open_session(model, contract), "the graph has the contract's tensors"
+    )
+    golden = checks(
+        "golden", lambda: Golden.from_bytes(hashed[0], contract), "the recording is complete"
+    )
     if session is None or golden is None:
         return checks.verification()
     return inspect(Artifact(folder, contract, golden, session), checks.done)
@@ -81,7 +88,9 @@ def inspect(artifact: Artifact, before: tuple[Check, ...] = ()) -> Verification:
     checks("semantics", lambda: _semantics(contract, golden), "contract and recording say the same")
     checks("actions", lambda: _action_law(contract, golden), "commands follow from raw actions")
     checks("resets", lambda: _resets(artifact), "resets restart what the contract says")
-    checks("replay", lambda: _replay(artifact), f"{contract.evidence.ticks} recorded ticks reproduced")
+    checks(
+        "replay", lambda: _replay(artifact), f"{contract.evidence.ticks} recorded ticks reproduced"
+    )
     return checks.verification()
 
 
@@ -107,7 +116,8 @@ def _semantics(contract: Contract, golden: Golden) -> None:
     found = differences(parse(golden_semantics(contract), "contract"), recorded)
     if not found:
         return
-    names, others = ([t["name"] for t in x] for x in _observations(contract, recorded))
+    names = [term.name for term in contract.observations]
+    others = [term.get("name", "") for term in recorded.get("observations", [])]
     if names != others and sorted(names) == sorted(others):
         raise InputError(
             f"the observation terms stand in another order: {', '.join(names)} in the contract, "
@@ -115,11 +125,10 @@ def _semantics(contract: Contract, golden: Golden) -> None:
         )
     path, ours, theirs = found[0]
     more = f", and {len(found) - 1} more differ" if len(found) > 1 else ""
-    raise InputError(f"{path} is {_short(ours)} in the contract but {_short(theirs)} in the recording{more}")
-
-
-def _observations(contract: Contract, recorded: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-    return [asdict(t) for t in contract.observations], recorded.get("observations", [])
+    raise InputError(
+        f"{path or 'the contract'} is {_short(ours)} in the contract but {_short(theirs)} in the "
+        f"recording{more}"
+    )
 
 
 def _short(value: Any) -> str:
@@ -134,16 +143,20 @@ def _close(a: Array, b: Array, tolerance: float) -> Array:
 
 def _action_law(contract: Contract, golden: Golden) -> None:
     c = contract.commands
-    law = np.clip(np.float64(golden.action_raw) * c.scale + c.offset, c.low, c.high)
+    unlimited = golden.action_raw.astype(np.float64) * np.asarray(c.scale) + c.offset
+    law = np.clip(unlimited, c.low, c.high)  # (T, A)
     fits = _close(golden.command, law, contract.evidence.tolerance)
     if not fits.all():
         t, a = np.argwhere(~fits)[0]
         raise InputError(
-            f"at tick {t} the recorded command {c.names[a]} = {golden.command[t, a]:g} is not what the contract's "
-            f"scale, offset and limits make of the raw action, {law[t, a]:g}: the action scaling was changed"
+            f"at tick {t} the recorded command {c.names[a]} is {golden.command[t, a]:g}, but the "
+            f"contract's scale, offset and limits make {law[t, a]:g} of its raw action: "
+            "the action scaling was changed"
         )
     if c.head == "tanh" and np.abs(golden.action_raw).max() > 1 + contract.evidence.tolerance:
-        raise InputError("the head is 'tanh' in the contract, but recorded raw actions leave [-1, 1]")
+        raise InputError(
+            "the head is 'tanh' in the contract, but recorded raw actions leave [-1, 1]"
+        )
 
 
 def _resets(artifact: Artifact) -> None:
@@ -164,11 +177,13 @@ def _resets(artifact: Artifact) -> None:
         forgets = all(np.array_equal(a, b) for a, b in zip(plain, poisoned, strict=True))
         if state.reset == "episode" and not forgets:
             raise InputError(
-                f"state '{state.name}' restarts with the episode in the contract, but the graph keeps it over a reset"
+                f"state '{state.name}' restarts with the episode in the contract, but the graph "
+                "keeps it over a reset"
             )
         if state.reset == "trial" and forgets:
             raise InputError(
-                f"state '{state.name}' lasts a trial in the contract, but the graph forgets it at a reset"
+                f"state '{state.name}' lasts a trial in the contract, but the graph forgets it at "
+                "a reset"
             )
 
 
@@ -189,9 +204,15 @@ def _replay(artifact: Artifact) -> None:
         what, got, wanted, blame = (
             ("command", command[a], golden.command[t, a], "the action scaling or its limits")
             if raw_fits.all()
-            else ("raw action", raw[a], golden.action_raw[t, a], "its normaliser, history or network, or the order of its inputs,")
+            else (
+                "raw action",
+                raw[a],
+                golden.action_raw[t, a],
+                "its normaliser, history or network, or the order of its inputs,",
+            )
         )
         raise InputError(
-            f"the graph does not reproduce its recording: at tick {t} the {what} {contract.commands.names[a]} "
-            f"is {got:.6g}, recorded was {wanted:.6g} (tolerance {tolerance:g}): {blame} was changed"
+            f"the graph does not reproduce its recording: at tick {t} the {what} "
+            f"{contract.commands.names[a]} is {got:.6g}, recorded was {wanted:.6g} "
+            f"(tolerance {tolerance:g}): {blame} was changed"
         )

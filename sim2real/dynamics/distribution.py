@@ -31,7 +31,7 @@ class Distribution(ABC):
         """n independent draws, (n, K) float64."""
 
     @abstractmethod
-    def log_prob(self, x: Array) -> Array:
+    def log_prob(self, x: ArrayLike) -> Array:
         """The log-density at each row of x (n, K), (n,); -inf outside the support."""
 
     @abstractmethod
@@ -105,7 +105,7 @@ class Uniform(Distribution):
     def sample(self, rng: np.random.Generator, n: int) -> Array:
         return rng.uniform(self.low, self.high, (n, self.dim))
 
-    def log_prob(self, x: Array) -> Array:
+    def log_prob(self, x: ArrayLike) -> Array:
         x = self._rows(x)
         width = np.where(self.high > self.low, self.high - self.low, 1.0)
         inside = np.all((x >= self.low) & (x <= self.high), axis=1)
@@ -140,7 +140,7 @@ class LogUniform(Distribution):
         x = np.exp(rng.uniform(np.log(self.low), np.log(self.high), (n, self.dim)))
         return np.clip(x, self.low, self.high)  # exp(log(high)) may round to above high
 
-    def log_prob(self, x: Array) -> Array:
+    def log_prob(self, x: ArrayLike) -> Array:
         x = self._rows(x)
         inside = np.all((x >= self.low) & (x <= self.high), axis=1)
         width = np.log(self.high / self.low)
@@ -188,7 +188,7 @@ class Normal(Distribution):
         L = np.linalg.cholesky(self.covariance)
         return self.center + rng.standard_normal((n, self.dim)) @ L.T
 
-    def log_prob(self, x: Array) -> Array:
+    def log_prob(self, x: ArrayLike) -> Array:
         L = np.linalg.cholesky(self.covariance)
         e = np.linalg.solve(L, (self._rows(x) - self.center).T)  # (K, n), white
         return (
@@ -228,7 +228,7 @@ class TruncatedNormal(Distribution):
         x = self._scipy().rvs((n, self.dim), random_state=rng)
         return np.clip(x, self.low, self.high)
 
-    def log_prob(self, x: Array) -> Array:
+    def log_prob(self, x: ArrayLike) -> Array:
         return self._scipy().logpdf(self._rows(x)).sum(1)
 
     def mean(self) -> Array:
@@ -269,13 +269,13 @@ class Beta(Distribution):
     def sample(self, rng: np.random.Generator, n: int) -> Array:
         return self.low + (self.high - self.low) * rng.beta(self.a, self.b, (n, self.dim))
 
-    def log_prob(self, x: Array) -> Array:
+    def log_prob(self, x: ArrayLike) -> Array:
         from scipy.special import betaln, xlog1py, xlogy
 
         width = self.high - self.low
         u = (self._rows(x) - self.low) / width
         inside = np.all((u >= 0) & (u <= 1), axis=1)
-        u = np.clip(u, 0.0, 1.0)
+        u = np.where(inside[:, None], u, 0.5)
         density = xlogy(self.a - 1, u) + xlog1py(self.b - 1, -u) - betaln(self.a, self.b)
         return np.where(inside, (density - np.log(width)).sum(1), -np.inf)
 
@@ -316,7 +316,7 @@ class Empirical(Distribution):
     def sample(self, rng: np.random.Generator, n: int) -> Array:
         return self.samples[rng.choice(len(self.samples), n, p=self.weights)]
 
-    def log_prob(self, x: Array) -> Array:
+    def log_prob(self, x: ArrayLike) -> Array:
         same = np.all(self._rows(x)[:, None, :] == self.samples[None], axis=2)  # (n, atoms)
         mass = same @ self.weights
         return np.where(mass > 0, np.log(np.where(mass > 0, mass, 1.0)), -np.inf)
@@ -344,7 +344,7 @@ class Product(Distribution):
     def sample(self, rng: np.random.Generator, n: int) -> Array:
         return np.concatenate([np.empty((n, 0)), *(p.sample(rng, n) for p in self.parts)], axis=1)
 
-    def log_prob(self, x: Array) -> Array:
+    def log_prob(self, x: ArrayLike) -> Array:
         x = self._rows(x)
         ends = np.cumsum([p.dim for p in self.parts], dtype=int)
         total = np.zeros(len(x))

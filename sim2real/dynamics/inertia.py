@@ -21,7 +21,7 @@ def second_moments(principal: Array) -> Array:
 
 
 def realizable(principal: Array) -> Array:
-    """Whether some body has these principal moments (..., 3), (...,) bool; flat and thin ones do."""
+    """Whether some body, flat and thin ones included, has these principal moments (..., 3)."""
     return np.all(second_moments(principal) >= -1e-9 * principal.sum(-1, keepdims=True), axis=-1)
 
 

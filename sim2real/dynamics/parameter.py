@@ -170,6 +170,8 @@ class Target(NamedTuple):
     """(r,) int; the elements' rows in the field."""
     elements: tuple[str, ...]
     """The elements' names."""
+    samples: int = 0
+    """Of a delay: the length of the shortest buffer [physics steps]."""
 
 
 class ParameterSpace:
@@ -215,7 +217,7 @@ class ParameterSpace:
         self._stat = {f: np.array(getattr(model.stat, f)) for f in STAT}
 
         for p, t in zip(self.parameters, self._targets, strict=True):
-            self._check_meaning(p, t, model)
+            self._check_meaning(p, t)
         self.low = frozen([p.low for p in self.parameters])
         self.high = frozen([p.high for p in self.parameters])
         self.nominal = frozen(
@@ -260,7 +262,7 @@ class ParameterSpace:
         if x.ndim != 2:
             raise InputError(f"ξ has shape {x.shape}, but B worlds take (B, {self.K})")
         B = len(x)
-        flat = {f: np.tile(v.reshape(-1), (B, 1)) for f, v in self._nominal.items()}  # (B, size)
+        flat = {f: np.repeat(v.reshape(1, -1), B, 0) for f, v in self._nominal.items()}  # (B, size)
         for k, (p, t) in enumerate(zip(self.parameters, self._targets, strict=True)):
             self._apply(p, t, x[:, k : k + 1], self.nominal[k], flat)
         if "geom_size" in flat:
@@ -281,9 +283,10 @@ class ParameterSpace:
         if x.ndim != 1:
             raise InputError(f"ξ has shape {x.shape}, but one world takes ({self.K},)")
         values = self.values(x[None])
-        for f, nominal_value in self._nominal.items():
-            if np.shape(read(model, f)) != nominal_value.shape:
+        for f, v in self._nominal.items():
+            if np.shape(read(model, f)) != v.shape:
                 raise InputError(f"this model is another one: its {f} has another shape")
+        for f in self.fields:
             if f in (*OPTIONS, "disableflags"):
                 setattr(model.opt, f, values[f][0])
             else:
@@ -306,17 +309,26 @@ class ParameterSpace:
         old = flat[p.field][:, t.entries].astype(np.float64)  # (B, n)
         if p.field in HISTORY:
             new = delay(x, self._timestep)
+            longest = 1000.0 * t.samples * self._timestep
+            if ((x < 0) | (new > t.samples * self._timestep)).any():
+                raise p.refuse(
+                    f"a delay of {x.min():g} to {x.max():g} ms does not fit the model's buffer of "
+                    f"{t.samples} physics steps, 0 to {longest:g} ms"
+                )
         elif p.field.endswith("quat"):
             assert p.axis is not None
             new = turned(old.reshape(len(x), -1, 4), p.axis, x).reshape(old.shape)
         else:
             new = {"scale": old * x, "add": old + x, "set": x}[p.op]
         new = np.where(x == nominal_x, old, new)  # -0.0 + 0.0 is 0.0: nominal keeps the bits
-        below = new < 0 if p.field in NON_NEGATIVE else new <= 0
-        if p.field in POSITIVE | NON_NEGATIVE and (bad := below & (old > 0) | (new < 0)).any():
-            b, i = np.argwhere(bad)[0]
-            sign = "not be negative" if p.field in NON_NEGATIVE else "be positive"
-            raise p.refuse(f"{p.op} {x[b, 0]:g} makes {p.field} {new[b, i]:g}, which must {sign}")
+        if p.field in POSITIVE or p.field in NON_NEGATIVE:
+            low = (new <= 0) & (old > 0) if p.field in POSITIVE else new < 0
+            if low.any():
+                b, i = np.argwhere(low)[0]
+                sign = "be positive" if p.field in POSITIVE else "not be negative"
+                raise p.refuse(
+                    f"{p.op} {x[b, 0]:g} makes {p.field} {new[b, i]:g}, which must {sign}"
+                )
         flat[p.field][:, t.entries] = new
 
         if p.field == "body_mass":  # uniform density: the inertia follows the mass
@@ -338,10 +350,11 @@ class ParameterSpace:
         B = len(flat["geom_size"])
         size = flat["geom_size"].reshape(B, -1, 3)
         changed = (size != self._nominal["geom_size"]).any(2)  # (B, ngeom)
-        rbound, half = bounds(self._geom_type, size)
-        flat["geom_rbound"][changed] = rbound[changed]
-        aabb = flat["geom_aabb"].reshape(B, -1, 6)  # center, half size
-        aabb[changed, 3:] = half[changed]
+        if changed.any():
+            kind = np.broadcast_to(self._geom_type, changed.shape)[changed]
+            rbound, half = bounds(kind, size[changed])
+            flat["geom_rbound"][changed] = rbound
+            flat["geom_aabb"].reshape(B, -1, 6)[changed, 3:] = half  # center, half size
 
     def _corners(self) -> Array:
         """The ξ at which the ranges are tried: all low, all high, each alone, inertias jointly."""
@@ -359,7 +372,7 @@ class ParameterSpace:
             rows.append(row)
         return np.array(rows).reshape(len(rows), self.K)
 
-    def _check_meaning(self, p: Parameter, t: Target, model: mujoco.MjModel) -> None:
+    def _check_meaning(self, p: Parameter, t: Target) -> None:
         """Refuse what resolves but would do nothing, or not what was meant."""
         values = self._nominal[p.field].reshape(-1)[t.entries]
         if p.op == "scale" and not values.any():
@@ -371,24 +384,7 @@ class ParameterSpace:
             shared = q is not p and q.field == p.field and np.intersect1d(t.entries, u.entries).size
             if shared and p.op == "set" and not p.field.endswith("quat"):
                 raise p.refuse(f"op set would overwrite parameter '{q.name}'; give it to one only")
-        if p.field in HISTORY:
-            self._check_delay(p, t, getattr(model, HISTORY[p.field])[t.rows])
-
-    def _check_delay(self, p: Parameter, t: Target, history: Array) -> None:
-        """`history` (r, 2): the length of the buffer and the order of interpolation."""
-        steps = int(np.floor(p.high / 1000.0 / self._timestep + 0.5))
-        for name, (samples, interpolation) in zip(t.elements, history.tolist(), strict=True):
-            if samples == 0 or interpolation != 0:
-                raise p.refuse(
-                    f"'{name}' has no delay buffer; compile the model with nsample, delay=0 and "
-                    f"interp=0 set on it in MjSpec"
-                )
-            if steps > samples:
-                raise p.refuse(
-                    f"high {p.high:g} ms is {steps} physics steps, but the delay buffer of "
-                    f"'{name}' holds {samples}"
-                )
-        if self._nominal[p.field].reshape(-1)[t.entries].any():
+        if p.field in HISTORY and values.any():
             raise p.refuse(f"{p.field} must be 0 in the nominal model")
 
 
@@ -420,7 +416,8 @@ def resolve(p: Parameter, model: mujoco.MjModel) -> Target:
             return Target(grid[np.arange(3) < used[:, None]], rows, names)
         if not 0 <= p.axis < used.min():
             raise p.refuse(f"axis {p.axis}: '{names[used.argmin()]}' has {used.min()} sizes")
-    return Target(columns(p, grid), rows, names)
+    samples = buffer(p, getattr(model, HISTORY[p.field])[rows], names) if p.field in HISTORY else 0
+    return Target(columns(p, grid), rows, names, samples)
 
 
 def addressable(model: mujoco.MjModel) -> list[str]:
@@ -438,6 +435,17 @@ def addressable(model: mujoco.MjModel) -> list[str]:
 
 def prefix(field: str) -> str:
     return field.split("_")[0]
+
+
+def buffer(p: Parameter, history: Array, names: tuple[str, ...]) -> int:
+    """The shortest of the delay buffers `history` (r, 2): length, order of interpolation."""
+    for name, (samples, interpolation) in zip(names, history.tolist(), strict=True):
+        if samples == 0 or interpolation != 0:
+            raise p.refuse(
+                f"'{name}' has no delay buffer; compile the model with nsample, delay=0 and "
+                f"interp=0 set on it in MjSpec"
+            )
+    return int(history[:, 0].min())
 
 
 def select(p: Parameter, model: mujoco.MjModel) -> tuple[Array, tuple[str, ...]]:
@@ -540,17 +548,17 @@ def turned(quat: Array, axis: int, angle: Array) -> Array:
 
 
 def bounds(kind: Array, size: Array) -> tuple[Array, Array]:
-    """Radius (B, n) and half sizes (B, n, 3) of the bounds of primitives of kind (n,)."""
-    a, b, _ = np.moveaxis(size, -1, 0)
+    """Radius (n,) and half sizes (n, 3) of the bounds of primitives of kind (n,), size (n, 3)."""
+    a, b, _ = size.T
     sphere, capsule, ellipsoid, cylinder, box = (kind == k for k in SIZES)
     rbound = np.select(
-        [sphere, capsule, cylinder, ellipsoid, box],
-        [a, a + b, np.sqrt(a * a + b * b), size.max(-1), np.sqrt((size * size).sum(-1))],
+        [sphere, capsule, ellipsoid, cylinder, box],
+        [a, a + b, size.max(1), np.sqrt(a * a + b * b), np.sqrt((size * size).sum(1))],
     )
     half = size.copy()
-    half[:, sphere] = a[:, sphere, None]
-    half[:, capsule] = np.stack([a, a, a + b], -1)[:, capsule]
-    half[:, cylinder] = np.stack([a, a, b], -1)[:, cylinder]
+    half[sphere] = a[sphere, None]
+    half[capsule] = np.stack([a, a, a + b], 1)[capsule]
+    half[cylinder] = np.stack([a, a, b], 1)[cylinder]
     return rbound, half
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from sim2real import progress
+from sim2real.deploy.logs.npz import read_logs
 from sim2real.identification.posterior import Posterior
 from sim2real.identification.windows import Observers, Residuals, Trajectory
 from sim2real.simulation.robot import Robot
 from sim2real.types import Array, InputError
 
+ROUNDS = 12
+"""Rounds of the population at most."""
 NU = 4.0
 """Degrees of freedom of the error model: heavier tails than normal, because contacts that come a
 step early or late are not noise."""
@@ -20,12 +23,25 @@ HELD_OUT = 4
 """Every fourth window is kept from the fit, for the comparison with the nominal ξ."""
 
 
-def identify_trajectories(
+def identify(
+    logs: str | Path | Iterable[str | Path], env: str | Path, *, seed: int = 0,
+    report: progress.Report = progress.silent,
+) -> Posterior:  # fmt: skip
+    """ξ of the robot `env` from NPZ logs: files, folders of them, or several.
+
+    Raises:
+        InputError: no logs, logs of another robot, or logs that determine nothing of its state.
+    """
+    robot = Robot.load(env)
+    return explain(robot, read_trajectories(logs, robot), seed=seed, report=report)
+
+
+def explain(
     robot: Robot,
     episodes: Sequence[Trajectory],
     *,
     candidates: int = 160,
-    rounds: int = 12,
+    rounds: int = ROUNDS,
     length: int = 5,
     seed: int = 0,
     report: progress.Report = progress.silent,
@@ -178,16 +194,27 @@ def _rms_by_term(residuals: Residuals) -> dict[str, float]:
     }
 
 
-def read_trajectories(logs: str | Path | Sequence[str | Path]) -> list[Trajectory]:
+def read_trajectories(logs: str | Path | Iterable[str | Path], robot: Robot) -> list[Trajectory]:
     """The episodes of NPZ logs: files, folders of them, or several.
 
     Raises:
-        InputError: nothing there, or a file that is not a log.
+        InputError: nothing there, a file that is not a log, or a log of another robot.
     """
-    from sim2real.deploy.logs.npz import read_logs
-
-    paths = [logs] if isinstance(logs, str | Path) else list(logs)
-    episodes = [log for path in paths for log in read_logs(path)]
-    if not episodes:
-        raise InputError(f"{', '.join(map(str, paths))}: no logged episodes; `sim2real run` logs")
-    return [Trajectory(log.obs, log.command) for log in episodes]
+    episodes: list[Trajectory] = []
+    for log in read_logs(logs):
+        names = log.info.commands
+        if sorted(names) != sorted(robot.actuators):
+            raise InputError(
+                f"the log of {log.info.started} drives {', '.join(names)}; '{robot.name}' has "
+                f"{', '.join(robot.actuators)}"
+            )
+        order = [names.index(name) for name in robot.actuators]
+        for term in log.info.robot.terms:
+            mine = robot.terms.get(term.name)
+            if mine is not None and (mine.size, mine.unit) != (term.size, term.unit):
+                raise InputError(
+                    f"the log of {log.info.started} has '{term.name}' with {term.size} values in "
+                    f"{term.unit}; '{robot.name}' has {mine.size} in {mine.unit}"
+                )
+        episodes.append(Trajectory(log.obs, log.command[:, order]))
+    return episodes

@@ -25,7 +25,7 @@ class Trajectory(NamedTuple):
     """One logged episode: at tick t the policy saw obs[t], then command[t] was sent."""
 
     obs: dict[str, Array]
-    """Term -> (T, size)"""
+    """Term -> (T + 1, size); the last row is what was seen after the last command."""
     command: Array
     """(T, A), what was sent, excitation included."""
 
@@ -34,7 +34,7 @@ class Residuals(NamedTuple):
     """Prediction errors of N candidates."""
 
     error: Array
-    """(N, E, T, D) logged minus predicted; NaN where there is no data."""
+    """(N, E, T + 1, D) logged minus predicted; NaN where there is no data."""
     terms: list[str]
     """(D,) the term each column belongs to."""
 
@@ -56,7 +56,7 @@ class Observers:
                 f"the logs hold no episode of more than {length} control steps; record longer ones"
             )
         self.robot, self.N, self.E, self.length = robot, candidates, len(episodes), length
-        self.T = min(ticks, max(len(e.command) for e in episodes))
+        self.T = min(ticks, max(len(e.command) for e in episodes)) + 1
         self._starts = []
         for number, episode in enumerate(episodes):
             state = robot.state_from(episode.obs)
@@ -74,10 +74,10 @@ class Observers:
         self._command = np.zeros((self.E, self.T, A))
         self._logged = np.full((self.E, self.T, D), np.nan)
         for e, (episode, state) in enumerate(zip(episodes, self._starts, strict=True)):
-            n = min(self.T, len(episode.command))
+            n = min(self.T, len(episode.command) + 1)
             self._qpos[e, :n], self._qvel[e, :n] = state.qpos[:n], state.qvel[:n]
             self._qpos[e, n:], self._qvel[e, n:] = state.qpos[n - 1], state.qvel[n - 1]
-            self._command[e, :n] = episode.command[:n]
+            self._command[e, : n - 1] = episode.command[: n - 1]
             self._logged[e, :n] = np.concatenate(
                 [episode.obs[t.name][:n] for t in self._compared], axis=1
             )

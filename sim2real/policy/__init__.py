@@ -1,1 +1,1 @@
-"""A policy is a function of what the robot knows and of its state: `action, z' = policy(obs, z)`."""
+"""A policy is a function of what a robot knows and of a state: `action, z' = policy(obs, z)`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -12,7 +13,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "el
 
 
 def mlp(sizes: Sequence[int], activation: str = "tanh") -> nn.Sequential:
-    """Linear layers sizes[0] -> ... -> sizes[-1] with the activation between them, none after the last.
+    """Linear layers sizes[0] -> ... -> sizes[-1], the activation between them and none at the end.
 
     Raises:
         InputError: fewer than two sizes, one below 1, or an activation that is not in ACTIVATIONS.
@@ -25,7 +26,7 @@ def mlp(sizes: Sequence[int], activation: str = "tanh") -> nn.Sequential:
             + nearest(activation, ACTIVATIONS)
         )
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1])
 
@@ -37,7 +38,7 @@ def layout(network: nn.Sequential) -> tuple[tuple[int, ...], str]:
         InputError: the network is not one that `mlp` builds.
     """
     linear = [layer for layer in network if isinstance(layer, nn.Linear)]
-    between = [type(layer) for layer in network[1::2]]
+    between = [type(layer) for layer in list(network)[1::2]]
     names = {kind: name for name, kind in ACTIVATIONS.items()}
     activation = names.get(between[0], "") if between else next(iter(ACTIVATIONS))
     if linear:

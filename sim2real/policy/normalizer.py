@@ -14,8 +14,8 @@ from sim2real.types import Array, InputError
 class Normalizer(nn.Module):
     """clip((x - mean) / √(var + eps), -clip, clip), as Stable-Baselines3's VecNormalize.
 
-    1/√(var + eps) is computed in float64 and rounded once: a small variance keeps its digits. The statistics are
-    buffers: they are saved, exported and cannot be forgotten.
+    1/√(var + eps) is computed in float64 and rounded once: a small variance keeps its digits. The
+    statistics are buffers: they are saved, exported and cannot be forgotten.
     """
 
     mean: Tensor
@@ -33,7 +33,8 @@ class Normalizer(nn.Module):
         """mean, var: (F,), in the units of the features and their squares.
 
         Raises:
-            InputError: different lengths, a value that is not finite, a negative variance, a clip not above 0.
+            InputError: different lengths, a value that is not finite, a negative variance, or a
+                clip that is not above 0.
         """
         super().__init__()
         mean64, var64 = np.asarray(mean, np.float64), np.asarray(var, np.float64)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
-from sim2real.types import InputError
 from sim2real.policy.networks import layout, mlp
 from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.spec import PolicySpec
+from sim2real.types import InputError
 
 SCHEMA = 1
 WEIGHTS, DESCRIPTION = "policy.pt", "policy.json"
@@ -26,13 +26,14 @@ class Policy(nn.Module):
     """Maps an observation and the state z to a command and the next z.
 
         features = normalizer([history oldest ... newest, context])      (B, H·O + K)
-        raw      = network(features)              head clip
+        raw      = network(features)              head clip              (B, A)
                    tanh(network(features))        head tanh
-        command  = clip(raw · scale + offset, low, high)                 (B, A), in the actuators' unit
+        command  = clip(raw · scale + offset, low, high)                 (B, A), physical units
 
-    z is a tuple with the tensors that `spec.z_names` names. "history" (B, H, O) holds the last H observations as the
-    robot gave them, newest last; a reset, at the start of every episode, fills it with the current one. "context"
-    (B, K) holds ξ in physical units; it lasts for the trial, and only adaptation changes it.
+    z is a tuple with the tensors that `spec.z_names` names. "history" (B, H, O) holds the last H
+    observations as the robot gave them, newest last; a reset, at the start of every episode, fills
+    it with the current one. "context" (B, K) holds ξ in physical units; it lasts for the trial, and
+    only adaptation changes it.
     """
 
     command_low: Tensor
@@ -49,7 +50,11 @@ class Policy(nn.Module):
         normalizer: Normalizer,
         log_std: Tensor | None = None,
     ) -> None:
-        """network: (B, H·O + K) -> (B, A), as `networks.mlp` builds it; log_std: (A,) or None where it is unknown.
+        """Put the parts together.
+
+        Args:
+            network: (B, H·O + K) -> (B, A), as `networks.mlp` builds it.
+            log_std: (A,), or None where it is unknown.
 
         Raises:
             InputError: a network, normalizer or log_std whose size is not the spec's.
@@ -60,10 +65,16 @@ class Policy(nn.Module):
             ("the network takes", sizes[0], spec.feature_size),
             ("the network gives", sizes[-1], spec.action_size),
             ("the normalizer takes", normalizer.size, spec.feature_size),
-            ("log_std has", spec.action_size if log_std is None else log_std.numel(), spec.action_size),
+            (
+                "log_std has",
+                spec.action_size if log_std is None else log_std.numel(),
+                spec.action_size,
+            ),
         ):
             if size != right:
-                raise InputError(f"policy '{spec.name}': {what} {size} values, the spec says {right}")
+                raise InputError(
+                    f"policy '{spec.name}': {what} {size} values, the spec says {right}"
+                )
         self.spec = spec
         self.network = network
         self.normalizer = normalizer
@@ -90,23 +101,28 @@ class Policy(nn.Module):
         return tuple(parts[name]() for name in self.z_names)
 
     def forward(self, obs: Tensor, z: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
-        """obs (B, O); reset (B, 1), above 0.5 where an episode begins, None for nowhere -> command (B, A), z'."""
+        """The command (B, A) and z' for obs (B, O).
+
+        reset (B, 1) is above 0.5 where an episode begins; None: it begins nowhere.
+        """
         command, _, z = self.forward_full(obs, z, reset)
         return command, z
 
     def forward_full(
         self, obs: Tensor, z: State, reset: Tensor | None = None
     ) -> tuple[Tensor, Tensor, State]:
-        """As `forward`, with the raw action (before scale, offset and clip) in the middle: both (B, A)."""
+        """As `forward`, with the raw action, before scale, offset and clip, in the middle."""
         mean, z = self._mean(obs, z, reset)
         raw = mean.tanh() if self.spec.head == "tanh" else mean
-        command = torch.clamp(raw * self.action_scale + self.action_offset, self.command_low, self.command_high)
+        command = torch.clamp(
+            raw * self.action_scale + self.action_offset, self.command_low, self.command_high
+        )
         return command, raw, z
 
     def distribution(
         self, obs: Tensor, z: State, reset: Tensor | None = None
-    ) -> tuple[Independent, State]:
-        """The distribution of the network's output, before tanh, scale and clip, over (B, A); and z'.
+    ) -> tuple[Independent[Normal], State]:
+        """The distribution of the network's output, before tanh, scale and clip; and z'.
 
         Raises:
             InputError: the policy has no log_std.
@@ -127,7 +143,9 @@ class Policy(nn.Module):
             history = torch.cat([old[:, 1:], obs.unsqueeze(1)], dim=1)
             if reset is not None:
                 # by selection: a state that went NaN recovers, which (1 - reset) · state does not
-                history = torch.where(reset.unsqueeze(-1) > 0.5, obs.unsqueeze(1).expand_as(old), history)
+                history = torch.where(
+                    reset.unsqueeze(-1) > 0.5, obs.unsqueeze(1).expand_as(old), history
+                )
             parts["history"] = history
             features = history.flatten(1)  # (B, H·O)
         if "context" in parts:
@@ -135,9 +153,10 @@ class Policy(nn.Module):
         return self.network(self.normalizer(features)), tuple(parts.values())
 
     def save(self, folder: str | Path) -> None:
-        """Write policy.pt (everything) and policy.json (the same description, to be read) into `folder`.
+        """Write policy.pt (everything) and policy.json (its description, for people) to `folder`.
 
-        Each file appears whole or not at all. Killed in between, the folder holds a complete policy.pt, old or new.
+        Each file appears whole or not at all. Killed at any moment, the folder holds a complete
+        policy.pt, the old one or the new one.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -161,11 +180,14 @@ class Policy(nn.Module):
         """The policy that `save` wrote, in evaluation mode.
 
         Raises:
-            InputError: the file is missing, damaged, of another schema, or contradicted by policy.json.
+            InputError: the file is missing, damaged, of another schema, or not what policy.json
+                describes.
         """
         path = Path(folder) / WEIGHTS
         if not path.is_file():
-            raise InputError(f"{path}: no such file; a policy folder holds {WEIGHTS} and {DESCRIPTION}")
+            raise InputError(
+                f"{path}: no such file; a policy folder holds {WEIGHTS} and {DESCRIPTION}"
+            )
         try:
             content: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
             text, state = content["description"], content["state"]
@@ -179,15 +201,25 @@ class Policy(nn.Module):
                 f"undo the edit, or delete {DESCRIPTION}"
             )
         if description.get("schema") != SCHEMA:
-            raise InputError(f"{path}: schema {description.get('schema')}; this version reads {SCHEMA}")
+            raise InputError(
+                f"{path}: schema {description.get('schema')}; this version reads {SCHEMA}"
+            )
         spec = PolicySpec.from_dict(description["spec"], str(readable))
         log_std = torch.zeros(spec.action_size) if description["log_std"] else None
-        policy = cls(spec, mlp(**description["network"]), Normalizer.identity(spec.feature_size), log_std)
+        policy = cls(
+            spec, mlp(**description["network"]), Normalizer.identity(spec.feature_size), log_std
+        )
         try:
             policy.load_state_dict(state)
         except RuntimeError as error:
-            raise InputError(f"{path}: the weights do not fit the description; save the policy again") from error
+            raise InputError(
+                f"{path}: the weights do not fit the description; save the policy again"
+            ) from error
         return policy.eval()
+
+
+load = Policy.load
+"""`sim2real.load`."""
 
 
 def _new(path: Path) -> Path:

@@ -1,7 +1,7 @@
 """What a policy is for, as plain data: its observations, its commands, its state, its training.
 
-Everything here survives JSON bit for bit (`from_dict(json.loads(json.dumps(to_dict()))) == spec`), because floats
-are written with the digits that read back as the same number.
+Everything here survives JSON bit for bit, `from_dict(json.loads(json.dumps(to_dict()))) == spec`:
+floats are written with the digits that read back as the same number.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class TermSpec:
                 + nearest(self.access, ACCESS)
             )
         if self.elements and self.size % len(self.elements):
-            raise InputError(f"{where}: size {self.size} does not fit its {len(self.elements)} elements")
+            raise InputError(
+                f"{where}: size {self.size} does not fit its {len(self.elements)} elements"
+            )
         if self.low or self.high:
             _check_range(where, self.low, self.high, self.size)
 
@@ -82,7 +84,8 @@ class ParameterInfo:
         _check_range(f"parameter '{self.name}'", (self.low,), (self.high,), 1)
         if not self.low <= self.nominal <= self.high:
             raise InputError(
-                f"parameter '{self.name}': nominal {self.nominal} lies outside [{self.low}, {self.high}]"
+                f"parameter '{self.name}': nominal {self.nominal} lies outside "
+                f"[{self.low}, {self.high}]"
             )
 
 
@@ -107,7 +110,8 @@ class PolicySpec:
     latency_ms: tuple[float, float] = (0.0, 0.0)
     """Least and greatest latency that training assumed [ms]."""
     head: str = "clip"
-    """clip: raw = mean (PPO); tanh: raw = tanh(mean) (SAC, TQC). Then command = clip(raw * scale + offset)."""
+    """clip: raw = mean (PPO); tanh: raw = tanh(mean) (SAC, TQC).
+    Then command = clip(raw · scale + offset, low, high)."""
     scale: tuple[float, ...] = ()
     """(A,); empty: 1 for clip, half the command range for tanh."""
     offset: tuple[float, ...] = ()
@@ -115,8 +119,8 @@ class PolicySpec:
     max_tilt: float | None = None
     """[rad] beyond which the robot has fallen; None: it has no such limit."""
     tilt_term: str | None = None
-    """The observation term that tells the tilt: an angle [rad] (size 1), the direction of gravity in the body
-    frame (3) or a quaternion w, x, y, z (4). Given exactly when max_tilt is."""
+    """The observation term that tells the tilt: an angle [rad] (size 1), the direction of gravity
+    in the body frame (3) or a quaternion w, x, y, z (4). Given exactly when max_tilt is."""
     episodes: int = 0
     """How many episodes adaptation may use; 0 where there is nothing to adapt."""
     provenance: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -126,7 +130,8 @@ class PolicySpec:
         low, high = self.actuators.low, self.actuators.high
         if self.head not in HEADS:
             raise InputError(
-                f"head is '{self.head}'; it is one of {', '.join(HEADS)}" + nearest(self.head, HEADS)
+                f"head is '{self.head}'; it is one of {', '.join(HEADS)}"
+                + nearest(self.head, HEADS)
             )
         if self.head == "tanh":
             self._fill("scale", [(h - lo) / 2 for lo, h in zip(low, high, strict=True)])
@@ -136,7 +141,9 @@ class PolicySpec:
             self._fill("offset", [0.0] * len(low))
         for name, value in (("scale", self.scale), ("offset", self.offset)):
             if len(value) != len(low) or not all(map(math.isfinite, value)):
-                raise InputError(f"{name}: {list(value)} must be {len(low)} finite numbers, one for each actuator")
+                raise InputError(
+                    f"{name}: {list(value)} must be {len(low)} finite numbers, one per actuator"
+                )
         if not self.terms:
             raise InputError("terms: a policy needs at least one observation term")
         for what, names in (
@@ -152,17 +159,22 @@ class PolicySpec:
         if self.episodes < 0:
             raise InputError(f"episodes is {self.episodes}; it must be 0 or more")
         if not 0 <= self.latency_ms[0] <= self.latency_ms[1] < math.inf:
-            raise InputError(f"latency_ms is {list(self.latency_ms)}; it must be [low, high], 0 or more ms")
+            raise InputError(
+                f"latency_ms is {list(self.latency_ms)}; it must be [low, high], 0 or more ms"
+            )
         if self.context and self.parameters:
-            raise InputError("parameters: with a context, the context says what was randomised; leave parameters empty")
+            raise InputError(
+                "parameters: with a context, the context says what was randomised; "
+                "leave parameters empty"
+            )
         if (self.max_tilt is None) != (self.tilt_term is None):
             raise InputError("max_tilt and tilt_term are given together or not at all")
         if self.tilt_term is not None:
             sizes = {term.name: term.size for term in self.terms}
             if sizes.get(self.tilt_term) not in (1, 3, 4):
                 raise InputError(
-                    f"tilt_term '{self.tilt_term}' must name an observation term that is an angle (size 1), "
-                    f"gravity (3) or a quaternion (4); the terms are {', '.join(sizes)}"
+                    f"tilt_term '{self.tilt_term}' must name an observation term that is an angle "
+                    f"(size 1), gravity (3) or a quaternion (4); the terms are {', '.join(sizes)}"
                     + nearest(self.tilt_term, sizes)
                 )
         if self.max_tilt is not None and not 0 < self.max_tilt <= math.pi:
@@ -207,7 +219,11 @@ class PolicySpec:
 
 def _check_range(where: str, low: Sequence[float], high: Sequence[float], size: int) -> None:
     if len(low) != size or len(high) != size:
-        raise InputError(f"{where}: low has {len(low)} and high {len(high)} entries; both must have {size}")
+        raise InputError(
+            f"{where}: low has {len(low)} and high {len(high)} entries; both must have {size}"
+        )
     for i, (lo, hi) in enumerate(zip(low, high, strict=True)):
         if not (math.isfinite(lo) and math.isfinite(hi) and lo <= hi):
-            raise InputError(f"{where}: entry {i} has low {lo} and high {hi}; low must not be above high")
+            raise InputError(
+                f"{where}: entry {i} has low {lo} and high {hi}; low must not be above high"
+            )

@@ -95,13 +95,13 @@ class Worlds:
     def seed(self, seed: int) -> None:
         """Restarts every random stream, and draws the robots of the gap anew."""
         B, gap = self.num_worlds, self.gap
-        self._seed = seed
         self._reset_rng = [
             np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed + i))) for i in range(B)
         ]
         self._xi_rng = [np.random.default_rng(np.random.SeedSequence([seed, i, 1])) for i in range(B)]
         robots = [np.random.default_rng(np.random.SeedSequence([seed, i, 2])) for i in range(B)]
         self.episodes[:] = 0
+        self._noise_seed = [seed] * B
         for name, value in gap.xi.items():
             self._pinned[:, self.space.names.index(name)] = sample(value, robots)
         if gap.latency.action_ms != 0.0:
@@ -123,8 +123,11 @@ class Worlds:
             self._engine.set_model(np.arange(B), {"actuator_dynprm": prm}, derive=False)
 
     def seed_world(self, world: int, seed: int) -> None:
-        """Restarts the stream of one world's initial states, as Gymnasium's `reset(seed=...)`."""
+        """Restarts the streams of one world's initial states, as Gymnasium's `reset(seed=...)`, and
+        of its noise. The robot that the world drew from its gap stays."""
         self._reset_rng[world] = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
+        self._noise_seed[world] = seed
+        self.episodes[world] = 0
 
     def reset(
         self,
@@ -151,7 +154,7 @@ class Worlds:
         for row, i in enumerate(index):
             if starts is None:
                 qpos[row], qvel[row] = self.task.initial_state(self._reset_rng[i])
-                noise = (self._seed, int(i), 3, int(self.episodes[i]))
+                noise = (self._noise_seed[i], int(i), 3, int(self.episodes[i]))
                 self.starts[i] = Start(new_xi[row], qpos[row].copy(), qvel[row].copy(), noise)
             else:
                 qpos[row], qvel[row] = starts[row].qpos, starts[row].qvel

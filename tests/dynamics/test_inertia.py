@@ -15,7 +15,7 @@ def cloud(rng, n=30):
     m, x = rng.uniform(0.1, 1.0, n), rng.normal(size=(n, 3))
     com = m @ x / m.sum()
     r = x - com
-    inertia = sum(mi * (ri @ ri * np.eye(3) - np.outer(ri, ri)) for mi, ri in zip(m, r, strict=True))
+    inertia = np.einsum("n,nk,nk->", m, r, r) * np.eye(3) - (r.T * m) @ r
     return m, x, com, inertia
 
 
@@ -45,7 +45,7 @@ def test_perturbed_bodies_are_consistent_and_zero_changes_nothing():
 
 
 def test_perturb_is_a_linear_map_of_the_points():
-    """J' = U·J·Uᵀ is the body whose points were moved by the affine map U and reweighted by U44²."""
+    """J' = U·J·Uᵀ is the body whose points U moved and whose weights grew by U44²."""
     m, x, com, inertia = cloud(np.random.default_rng(3))
     theta = np.array([0.1, 0.2, -0.1, 0.05, 0.3, -0.2, 0.1, 0.5, -0.4, 0.2])
     a, d1, d2, d3, s12, s23, s13, *t = theta

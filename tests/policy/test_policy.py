@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from sim2real.policy.networks import layout, mlp
 from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.policy import Policy
@@ -22,7 +23,10 @@ SPEC = PolicySpec(
     actuators=ActuatorSpec(("knee", "hip"), "N m", (-1.0, -0.5), (1.0, 2.0)),
     control_period=0.01,
     history=3,
-    context=(ParameterInfo("mass", "1", 0.5, 2.0, 1.0), ParameterInfo("delay", "ms", 0.0, 9.0, 4.0)),
+    context=(
+        ParameterInfo("mass", "1", 0.5, 2.0, 1.0),
+        ParameterInfo("delay", "ms", 0.0, 9.0, 4.0),
+    ),
 )
 
 
@@ -38,16 +42,25 @@ def reference(policy, obs, reset, context):
     """The definition, in float64 numpy, one world and one tick at a time."""
     spec, commands = policy.spec, []
     norm, frames = policy.normalizer, []
-    linear = [(m.weight.detach().double().numpy(), m.bias.detach().double().numpy()) for m in policy.network[::2]]
+    linear = [
+        (m.weight.detach().double().numpy(), m.bias.detach().double().numpy())
+        for m in policy.network[::2]
+    ]
     for frame, begins in zip(obs, reset, strict=True):
         frames = [frame] * spec.history if begins else [*frames[1:], frame]
         x = np.concatenate([*frames, context])
-        x = np.clip((x - norm.mean.numpy()) * norm.scale.numpy().astype(float), -float(norm.clip), float(norm.clip))
+        x = np.clip(
+            (x - norm.mean.numpy()) * norm.scale.numpy().astype(float),
+            -float(norm.clip),
+            float(norm.clip),
+        )
         for i, (weight, bias) in enumerate(linear):
             x = weight @ (np.tanh(x) if i else x) + bias
         raw = np.tanh(x) if spec.head == "tanh" else x
         low, high = map(np.array, (spec.actuators.low, spec.actuators.high))
-        command = low + (raw + 1) / 2 * (high - low) if spec.head == "tanh" else np.clip(raw, low, high)
+        command = (
+            low + (raw + 1) / 2 * (high - low) if spec.head == "tanh" else np.clip(raw, low, high)
+        )
         commands.append(command)
     return np.array(commands)
 
@@ -76,7 +89,9 @@ def test_history_holds_raw_frames_newest_last_and_resets_by_world():
     frames = torch.arange(12.0).reshape(2, 2, 3)  # (T, B, O)
     _, z = policy(frames[0], z, torch.ones(2, 1))
     _, z = policy(frames[1], z, torch.tensor([[0.0], [1.0]]))
-    expected = torch.stack([torch.stack([frames[0, 0], frames[0, 0], frames[1, 0]]), frames[1, 1].repeat(3, 1)])
+    expected = torch.stack(
+        [torch.stack([frames[0, 0], frames[0, 0], frames[1, 0]]), frames[1, 1].repeat(3, 1)]
+    )
     assert torch.equal(z[0], expected)
 
 
@@ -86,7 +101,9 @@ def test_reset_recovers_from_a_history_that_is_nan():
     broken = (torch.full((1, 3, 3), torch.nan),)
     command, _ = policy(torch.ones(1, 3), broken, torch.ones(1, 1))
     assert torch.equal(command, policy(torch.ones(1, 3), policy.initial(1), torch.ones(1, 1))[0])
-    assert torch.isnan(policy(torch.ones(1, 3), broken)[0]).all()  # and without a reset NaN stays visible
+    assert torch.isnan(
+        policy(torch.ones(1, 3), broken)[0]
+    ).all()  # and without a reset NaN stays visible
 
 
 @torch.no_grad()
@@ -108,7 +125,7 @@ def test_commands_stay_within_the_limits():
     for head in ("clip", "tanh"):
         policy = build(replace(SPEC, head=head, scale=(), offset=()))
         with torch.no_grad():
-            policy.network[-1].weight.mul_(100)
+            policy.network[-1].get_parameter("weight").mul_(100)
             command, raw, _ = policy.forward_full(torch.randn(500, 3), policy.initial(500))
         assert (command >= policy.command_low).all()
         assert (command <= policy.command_high).all()
@@ -168,10 +185,15 @@ def test_load_says_what_is_wrong(tmp_path):
 def test_a_save_that_fails_leaves_the_old_policy(tmp_path, monkeypatch):
     old = build(SPEC)
     old.save(tmp_path)
-    monkeypatch.setattr("sim2real.policy.policy.os.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr(
+        "sim2real.policy.policy.os.replace", lambda *_: (_ for _ in ()).throw(OSError("full"))
+    )
     with pytest.raises(OSError, match="full"):
         build(SPEC, seed=1).save(tmp_path)
-    assert torch.equal(Policy.load(tmp_path).network[0].weight, old.network[0].weight)
+    assert torch.equal(
+        Policy.load(tmp_path).network[0].get_parameter("weight"),
+        old.network[0].get_parameter("weight"),
+    )
 
 
 def test_parts_that_do_not_fit_are_refused():

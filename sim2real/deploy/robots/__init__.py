@@ -18,7 +18,9 @@ def connect(address: str, timeout: float = 2.0) -> Robot:
     scheme, _, rest = address.rpartition("://")
     host, _, port = rest.rpartition(":")
     if (scheme or "udp") not in TRANSPORTS:
-        raise InputError(f"no transport '{scheme}'; write {', '.join(f'{t}://HOST:PORT' for t in TRANSPORTS)}")
+        raise InputError(
+            f"no transport '{scheme}'; write {', '.join(f'{t}://HOST:PORT' for t in TRANSPORTS)}"
+        )
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise InputError(f"'{address}' is not the address of a robot; write udp://127.0.0.1:9870")
     return TRANSPORTS[scheme or "udp"](host or "127.0.0.1", int(port), timeout)

@@ -1,4 +1,4 @@
-"""What can be driven: a robot says what it is, gives samples, takes commands, and can be made limp."""
+"""What can be driven: it says what it is, gives samples, takes commands, can be made limp."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Sample(NamedTuple):
     seq: int
     """Increases with every sample."""
     stamp: float
-    """When it was measured [s]: `time.monotonic()` of this machine; in lockstep the robot's own time."""
+    """When it was measured [s]: this machine's `time.monotonic()`; in lockstep its own time."""
     obs: dict[str, Array]
     """term -> (size,) float64"""
     reward: float | None
@@ -69,7 +69,7 @@ class Robot(Protocol):
         ...
 
     def send(self, command: Array, seq: int) -> None:
-        """Send a command (A,), in the robot's order of actuators, that answers the sample `seq`. Never waits."""
+        """Send a command (A,), in the robot's order, that answers sample `seq`; never waits."""
         ...
 
     def receive(self, timeout: float) -> Sample:
@@ -80,7 +80,7 @@ class Robot(Protocol):
         ...
 
     def damp(self) -> None:
-        """Safe stop: no force until the next reset. Any thread may call it, as often as it likes."""
+        """Safe stop: no force until the next reset. From any thread, as often as it likes."""
         ...
 
     def close(self) -> None: ...

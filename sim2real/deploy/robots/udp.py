@@ -1,9 +1,10 @@
-"""A robot behind UDP datagrams, normally on loopback: stamps are compared with this machine's clock."""
+"""A robot behind UDP, normally on loopback: stamps are compared with this machine's clock."""
 
 from __future__ import annotations
 
 import socket
 import time
+from contextlib import suppress
 
 import numpy as np
 
@@ -145,7 +146,7 @@ class UdpRobot:
         )
 
     def _next(self, deadline: float) -> Message | None:
-        """The next message until `deadline` (0: only what is there already); None where none comes."""
+        """The next message until `deadline` (0: only what is there now), or None."""
         while True:
             left = deadline - time.monotonic()
             self._socket.settimeout(max(left, 0.0))
@@ -166,7 +167,6 @@ class UdpRobot:
                 return message
 
     def _send(self, data: bytes) -> None:
-        try:
+        # The loss of a datagram is what the receiving side deals with.
+        with suppress(ConnectionRefusedError, BlockingIOError):
             self._socket.send(data)
-        except (ConnectionRefusedError, BlockingIOError):
-            pass  # the loss of a datagram is what the receiving side deals with

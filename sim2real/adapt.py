@@ -1,0 +1,347 @@
+"""Adaptation on a target: gather, explain, rehearse, and let a gate decide. See `adapt`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from sim2real import content, progress
+from sim2real.bridges.adapt.context import ContextAdapter, ContextState
+from sim2real.bridges.adapt.search import search
+from sim2real.deploy.artifact import Artifact
+from sim2real.deploy.contract import SCHEMA, AdaptedState
+from sim2real.deploy.controller import RunResult, run
+from sim2real.deploy.files import write_atomically
+from sim2real.deploy.robots.udp import UdpRobot
+from sim2real.dynamics.distribution import Distribution
+from sim2real.evaluate import observation_names, play
+from sim2real.export import export
+from sim2real.identification.identify import read_trajectories
+from sim2real.identification.posterior import Posterior
+from sim2real.policy.policy import Policy
+from sim2real.serve import served
+from sim2real.simulation.robot import Robot
+from sim2real.simulation.worlds import Worlds
+from sim2real.types import Array, InputError
+
+Engine = Literal["identify", "search"]
+EXPLORE = 0.4
+"""Share of the episode budget that gathers data for identification; the gate gets the rest."""
+MARGIN = 0.05
+"""Falls per second that the rehearsal may find more of, before it refuses."""
+
+
+@dataclass
+class Spent:
+    """What the target was asked for; everything counts, gate and search included."""
+
+    episodes: int = 0
+    seconds: float = 0.0
+    falls: int = 0
+
+    def add(self, result: RunResult) -> None:
+        self.episodes += len(result.episodes)
+        self.seconds += result.seconds
+        self.falls += result.falls
+
+
+class Rehearsal(NamedTuple):
+    """Falls per second of simulated time in worlds drawn from the posterior."""
+
+    adapted: float
+    unadapted: float
+
+    @property
+    def passed(self) -> bool:
+        return self.adapted <= self.unadapted + MARGIN
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What came of it. `z` is what the robot should run with: where nothing helped, the context
+    from before."""
+
+    accepted: bool
+    reason: str
+    z: AdaptedState
+    artifact: Path
+    posterior: Posterior | None
+    rehearsal: Rehearsal | None
+    spent: Spent
+    stages: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    """Stage -> return of each target episode, in order; empty where there is no reward."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "accepted": self.accepted, "reason": self.reason,
+            "context": dict(zip(self.z.names, self.z.value, strict=True)),
+            "episodes": self.spent.episodes, "seconds": self.spent.seconds, "falls": self.spent.falls,
+            "stages": self.stages,
+            "rehearsal": self.rehearsal._asdict() if self.rehearsal else None,
+            "posterior": self.posterior.summary() if self.posterior else None,
+        }  # fmt: skip
+
+
+def adapt(
+    policy: Policy | str | Path,
+    target: str | Path,
+    *,
+    episodes: int = 10,
+    seconds: float | None = None,
+    seed: int = 0,
+    engine: Engine = "identify",
+    excitation: float = 0.1,
+    out: str | Path | None = None,
+) -> Adaptation:
+    """Finds the context of a target and decides whether it helps.
+
+    The policy leaves as a verified artifact and drives the target over the wire. With `identify`,
+    four tenths of the episodes gather data, with bounded noise on the commands; the logs are
+    explained by simulation; the context is rehearsed in worlds drawn from the posterior; and the
+    remaining episodes alternate between the old context and the new one. Where the target has no
+    reward, or is a log, held-out windows of the log decide instead. When it does not help, the
+    old context stays.
+
+    Args:
+        target: `HOST:PORT` of a robot; a log or a folder of logs; or `ENV/GAP`, a simulated robot
+            that is then served by a process of its own. This process never sees its ξ.
+        episodes: target episodes that may be used, gate and search included.
+        seconds: target seconds that may be used; None sets no such limit.
+        engine: `identify`, or `search`, which optimises the episode return by black box.
+        excitation: standard deviation of the noise on commands while data is gathered, as a share
+            of half their range.
+        out: folder for artifact, logs, posterior.json, z.json and adaptation.json; default
+            runs/<policy>-adapt.
+
+    Raises:
+        InputError: the policy has no context, the target is not there or another robot.
+    """
+    policy = policy if isinstance(policy, Policy) else Policy.load(policy)
+    if "context" not in policy.z_names:
+        raise InputError(
+            f"policy '{policy.spec.name}' has no context to adapt; train one with adapt: context"
+        )
+    if episodes < 3:
+        raise InputError(f"episodes is {episodes}; adaptation needs at least 3: one to gather, two to compare")
+    out = Path(out) if out is not None else Path("runs") / f"{policy.spec.name}-adapt"
+    robot = Robot.load(policy.spec.env)
+    observation_names(policy, robot)
+    artifact = export(policy, out / "artifact")
+    with progress.bar("adapt", 100) as report:
+        if (logs := _log_path(target)) is not None:
+            result = _from_logs(policy, robot, artifact, logs, seed, report)
+        else:
+            with address_of(target, seed) as where:
+                session = _Session(policy, robot, artifact, where, out, seed, seconds, excitation)
+                try:
+                    method = {"identify": session.identify, "search": session.search}[engine]
+                    result = method(episodes, report)
+                finally:
+                    session.close()
+    result.z.write(out / "z.json")
+    if result.posterior is not None:
+        result.posterior.save(out / "posterior.json")
+    text = json.dumps(result.to_dict(), indent=2) + "\n"
+    write_atomically(out / "adaptation.json", text.encode())
+    return result
+
+
+@contextmanager
+def address_of(target: str | Path, seed: int = 0) -> Iterator[tuple[str, int]]:
+    """(host, port) of a target; `ENV/GAP` is served as long as the context lasts.
+
+    Raises:
+        InputError: it is neither an address nor an env with a gap.
+    """
+    host, _, port = str(target).rpartition(":")
+    if host and port.isdigit():
+        yield host, int(port)
+        return
+    env, _, gap = str(target).rpartition("/")
+    if not env:
+        known = ", ".join(content.env_names())
+        raise InputError(
+            f"target '{target}' is no HOST:PORT, no log, and no ENV/GAP such as hopper/worn; "
+            f"the shipped envs are {known}"
+        )
+    Robot.load(env).gap(gap)  # a clear sentence here rather than from the other process
+    with served(env, gap=gap, seed=seed) as where:
+        host, _, port = where.rpartition(":")
+        yield host, int(port)
+
+
+def _log_path(target: str | Path) -> Path | None:
+    path = Path(target)
+    return path if path.suffix == ".npz" or (path.is_dir() and any(path.glob("*.npz"))) else None
+
+
+class _Session:
+    """One target, one artifact, one account of what was spent."""
+
+    def __init__(
+        self, policy: Policy, robot: Robot, artifact: Artifact, where: tuple[str, int], out: Path,
+        seed: int, seconds: float | None, excitation: float,
+    ) -> None:  # fmt: skip
+        self.policy, self.robot, self.artifact, self.out = policy, robot, artifact, out
+        self.seed, self.seconds, self.excitation = seed, seconds, excitation
+        self.target = UdpRobot(*where)
+        self.spent = Spent()
+        self.stages: dict[str, list[float]] = {}
+        self.adapter = ContextAdapter(robot, seed=seed)
+        self.before = self.adapter.prior(np.random.default_rng(seed))
+
+    def close(self) -> None:
+        self.target.close()
+
+    def episode(self, stage: str, context: Array, *, excitation: float = 0.0) -> float | None:
+        """One target episode; its return where there is a reward, NaN where the budget is used up."""
+        left = None if self.seconds is None else self.seconds - self.spent.seconds
+        if left is not None and left < self.artifact.contract.control_period:
+            return float("nan")
+        result = run(
+            self.artifact, self.target, episodes=1, seconds=left, excitation=excitation,
+            z=self.z(context), seed=self.seed + self.spent.episodes, log=self.out / "logs" / stage,
+        )  # fmt: skip
+        self.spent.add(result)
+        value = result.episodes[0].return_
+        if value is not None:
+            self.stages.setdefault(stage, []).append(value)
+        return value
+
+    def z(self, context: Array, *, accepted: bool = False, std: Array | None = None) -> AdaptedState:
+        space = self.robot.space
+        spread = np.array(space.prior().std()) if std is None else std
+        return AdaptedState(
+            SCHEMA, self.artifact.contract.graph, "context", tuple(space.names),
+            tuple(map(float, context)), tuple(map(float, spread)), accepted,
+            self.spent.episodes, self.spent.seconds, self.spent.falls,
+        )  # fmt: skip
+
+    def identify(self, episodes: int, report: progress.Report) -> Adaptation:
+        gather = max(1, min(round(EXPLORE * episodes), episodes - 2))
+        before = self.before.value
+        for k in range(gather):
+            self.episode("gather", before, excitation=self.excitation)
+            report(round(20 * (k + 1) / gather), {"episodes": self.spent.episodes})
+        logs = read_trajectories(self.out / "logs" / "gather", self.robot)
+        adapter = ContextAdapter(
+            self.robot, seed=self.seed, report=lambda n, figures: report(20 + 4 * n, figures)
+        )
+        z = adapter.adapt(self.before, logs)
+        assert z.posterior is not None
+        rehearsal = rehearse(self.policy, self.robot, z, before, seed=self.seed)
+        report(80, {"episodes": self.spent.episodes})
+        if not rehearsal.passed:
+            reason = (
+                f"rehearsed in worlds that explain the logs, it falls {rehearsal.adapted:.2f} times "
+                f"a second instead of {rehearsal.unadapted:.2f}"
+            )
+            return self._verdict(False, reason, z, rehearsal)
+        accepted, reason = self._gate(before, z, (episodes - gather) // 2, report)
+        return self._verdict(accepted, reason, z, rehearsal)
+
+    def search(self, episodes: int, report: progress.Report) -> Adaptation:
+        pairs = max(1, episodes // 5)
+
+        def try_context(context: Array) -> float:
+            value = self.episode("search", context)
+            if value is None:
+                raise InputError("search needs a reward on the target; use identify")
+            report(round(80 * self.spent.episodes / episodes), {"return": value})
+            return value
+
+        budget = max(1, episodes - 2 * pairs)
+        context, _ = search(try_context, self.robot.space, episodes=budget, seed=self.seed)
+        z = ContextState(context, None)
+        accepted, reason = self._gate(self.before.value, z, pairs, report)
+        return self._verdict(accepted, reason, z, None)
+
+    def _gate(
+        self, before: Array, z: ContextState, pairs: int, report: progress.Report
+    ) -> tuple[bool, str]:
+        """Returns of alternating episodes; held-out windows where there is no reward."""
+        old, new = [], []
+        for k in range(pairs):
+            old.append(self.episode("before", before))
+            new.append(self.episode("after", z.value))
+            report(80 + round(20 * (k + 1) / pairs), {"episodes": self.spent.episodes})
+            if (old[0] is None) and z.posterior is not None:
+                return by_likelihood(z.posterior)
+        a = np.array([v for v in old if v is not None and np.isfinite(v)])
+        b = np.array([v for v in new if v is not None and np.isfinite(v)])
+        if not len(a) or not len(b):
+            return False, "the budget was used up before the adapted policy could be compared"
+        return by_return(a, b)
+
+    def _verdict(
+        self, accepted: bool, reason: str, z: ContextState, rehearsal: Rehearsal | None
+    ) -> Adaptation:
+        context = z.value if accepted else self.before.value
+        std = z.posterior.std if accepted and z.posterior is not None else None
+        state = self.z(context, accepted=accepted, std=std)
+        return Adaptation(
+            accepted, reason, state, self.artifact.folder, z.posterior, rehearsal, self.spent, self.stages
+        )
+
+
+def by_return(before: Array, after: Array) -> tuple[bool, str]:
+    """The gate where the target has a reward: (n,) and (m,) returns of alternating episodes. The
+    new context must win by more than the standard error of the difference."""
+    gain = float(after.mean() - before.mean())
+    spread = np.array([x.var(ddof=1) / len(x) if len(x) > 1 else 0.0 for x in (before, after)])
+    error = float(np.sqrt(spread.sum()))
+    said = f"return {before.mean():.0f} before, {after.mean():.0f} after, standard error {error:.0f}"
+    return gain > error, said
+
+
+def by_likelihood(posterior: Posterior) -> tuple[bool, str]:
+    """The gate without a reward: held-out windows must be better explained than by the nominal ξ."""
+    new, old = posterior.log_likelihood, posterior.log_likelihood_nominal
+    said = f"held-out log-likelihood per window {old:.2f} nominal, {new:.2f} identified"
+    return bool(new > old), said
+
+
+def rehearse(
+    policy: Policy, robot: Robot, z: ContextState, before: Array, *, worlds: int = 32, seed: int = 0
+) -> Rehearsal:
+    """Runs both contexts in the same worlds, drawn from the posterior: does the new one fall more?"""
+    assert z.posterior is not None
+    draw: Distribution = z.posterior.distribution()
+    rates: list[float] = []
+    for context in (z.value, before):
+        sim = Worlds(robot, worlds, observe=observation_names(policy, robot), draw=draw, seed=seed)
+        played = play(policy, sim, sim.reset(), np.broadcast_to(context, (worlds, len(context))))
+        rates.append(float(played.falls.sum() / played.seconds.sum()))
+    return Rehearsal(*rates)
+
+
+def _from_logs(
+    policy: Policy, robot: Robot, artifact: Artifact, logs: Path, seed: int, report: progress.Report
+) -> Adaptation:
+    adapter = ContextAdapter(robot, seed=seed, report=lambda n, figures: report(6 * n, figures))
+    before = adapter.prior(np.random.default_rng(seed))
+    episodes = read_trajectories(logs, robot)
+    z = adapter.adapt(before, episodes)
+    assert z.posterior is not None
+    rehearsal = rehearse(policy, robot, z, before.value, seed=seed)
+    accepted, reason = by_likelihood(z.posterior)
+    if not rehearsal.passed:
+        accepted, reason = False, "rehearsed in worlds that explain the logs, it falls more often"
+    report(100, {})
+    seconds = sum(len(e.command) for e in episodes) * robot.control_period
+    spent = Spent(len(episodes), seconds, 0)
+    value = z.value if accepted else before.value
+    state = AdaptedState(
+        SCHEMA, artifact.contract.graph, "context", tuple(robot.space.names),
+        tuple(map(float, value)), tuple(map(float, z.posterior.std)), accepted,
+        spent.episodes, spent.seconds, spent.falls,
+    )  # fmt: skip
+    return Adaptation(accepted, reason, state, artifact.folder, z.posterior, rehearsal, spent)
+
+

@@ -1,0 +1,389 @@
+"""The command line: one function per command; the only file that parses arguments or prints.
+
+Exit status: 0 done, 1 the answer is no, 2 the input is wrong, 3 stopped for safety.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sim2real import content
+from sim2real.types import InputError
+
+DONE, NO, WRONG, STOPPED = 0, 1, 2, 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and gives its exit status."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except InputError as error:
+        print(f"sim2real: {error}", file=sys.stderr)
+        return WRONG
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package == "sim2real":
+            raise
+        print(
+            f'sim2real: this command needs {package}: pip install "sim2real[train]"', file=sys.stderr
+        )
+        return WRONG
+    except KeyboardInterrupt:
+        print("sim2real: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="sim2real", description="Train in simulation, adapt on the robot, export.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    p = _command(commands, demo, "the whole line on the hopper, in about five minutes")
+    p.add_argument("--out", default="runs/demo", help="folder for everything it writes")
+    p.add_argument("--steps", type=_positive, help="control steps of training, for a shorter try")
+
+    p = _command(commands, list_, "the shipped robots, gaps and recipes")
+
+    p = _command(commands, train, "train what a recipe says", json_=False)
+    p.add_argument("recipe", metavar="RECIPE", help="a name from policies/, or a recipe file")
+    p.add_argument("--out", help="folder of the run; default runs/RECIPE")
+    p.add_argument("--seed", type=int, help="instead of the recipe's")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+                   help="replace a value of the recipe; may be given several times")  # fmt: skip
+    p.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+
+    p = _command(commands, evaluate, "returns of a policy, with intervals")
+    p.add_argument("policy", metavar="POLICY", help="folder of a trained policy")
+    p.add_argument("--env", help="the robot, if not the policy's own")
+    p.add_argument("--gap", help="a gap of the robot, or a gap file")
+    p.add_argument("--xi", action="append", default=[], metavar="NAME=VALUE", type=_assignment)
+    p.add_argument("--context", default="nominal", help="nominal, true or other")
+    p.add_argument("--grid", metavar="NAME[,NAME]", help="robustness map over one or two parameters")
+    p.add_argument("--picture", help="where the robustness map is drawn (PNG)")
+    p.add_argument("--episodes", type=_positive, default=20)
+    p.add_argument("--seed", type=int, default=0)
+
+    p = _command(commands, identify, "the physics that explain logs")
+    p.add_argument("logs", metavar="LOGS", nargs="+", help="logs of `sim2real run`, or their folders")
+    p.add_argument("--env", required=True, help="the robot that wrote them")
+    p.add_argument("--out", default="posterior.json")
+    p.add_argument("--seed", type=int, default=0)
+
+    p = _command(commands, adapt, "find the context of a target, and decide whether it helps")
+    p.add_argument("policy", metavar="POLICY", help="folder of a trained policy")
+    p.add_argument("target", metavar="TARGET", help="HOST:PORT, logs, or ENV/GAP")
+    p.add_argument("--episodes", type=_positive, default=10)
+    p.add_argument("--seconds", type=float)
+    p.add_argument("--engine", choices=["identify", "search"], default="identify")
+    p.add_argument("--excitation", type=float, default=0.1)
+    p.add_argument("--out", help="default runs/POLICY-adapt")
+    p.add_argument("--seed", type=int, default=0)
+
+    p = _command(commands, export, "write a policy as a verified ONNX artifact")
+    p.add_argument("policy", metavar="POLICY", help="folder of a trained policy")
+    p.add_argument("--out", help="folder of the artifact; default POLICY/artifact")
+
+    p = _command(commands, verify, "is this artifact what was exported, and does it compute it here?")
+    p.add_argument("artifact", metavar="ARTIFACT")
+
+    p = _command(commands, serve, "a simulated robot as a process, over UDP", json_=False)
+    p.add_argument("env", metavar="ENV")
+    p.add_argument("--gap")
+    p.add_argument("--port", type=int, default=47800)
+    p.add_argument("--realtime", action="store_true", help="paced by the clock; else in lockstep")
+    p.add_argument("--seed", type=int, default=0)
+
+    p = _command(commands, run, "drive a robot with an artifact")
+    p.add_argument("artifact", metavar="ARTIFACT")
+    p.add_argument("--robot", default="127.0.0.1:47800", metavar="HOST:PORT")
+    p.add_argument("--episodes", type=_positive)
+    p.add_argument("--seconds", type=float)
+    p.add_argument("--z", help="the z.json of an adaptation")
+    p.add_argument("--excitation", type=float, default=0.0)
+    p.add_argument("--log", default="runs/logs", help="folder for the logs")
+    p.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        from sim2real.types import nearest
+
+        if "invalid choice: '" in message and "choose from" in message:
+            word = message.split("invalid choice: '")[1].split("'")[0]
+            known = message.split("choose from ")[1].rstrip(")").replace("'", "").split(", ")
+            message += nearest(word, known)
+        print(f"sim2real: {message}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(WRONG)
+
+
+def _command(
+    commands: Any, function: Callable[[argparse.Namespace], int], help: str, *, json_: bool = True
+) -> argparse.ArgumentParser:
+    name = function.__name__.rstrip("_")
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
+    parser.set_defaults(command=function)
+    if json_:
+        parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def _assignment(text: str) -> tuple[str, float]:
+    name, equals, value = text.partition("=")
+    try:
+        return (name, float(value)) if equals else _fail(text)
+    except ValueError:
+        return _fail(text)
+
+
+def _fail(text: str) -> Any:
+    raise argparse.ArgumentTypeError(f"'{text}' must be NAME=NUMBER, such as torso_mass=1.5")
+
+
+def _answer(arguments: argparse.Namespace, figures: dict[str, Any], show: Callable[[], None]) -> None:
+    if arguments.json:
+        print(json.dumps(figures))
+    else:
+        show()
+
+
+def _print(text: Any) -> None:
+    Console(highlight=False, soft_wrap=not isinstance(text, Table)).print(text)
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    from sim2real.demo import demo, figures_table
+
+    result = demo(Path(arguments.out), steps=arguments.steps)
+    _answer(arguments, result, lambda: _print(_table(*figures_table(result))))
+    if not arguments.json:
+        print(f"The report with pictures is {Path(arguments.out) / 'report.html'}")
+    return DONE if result["accepted"] else NO
+
+
+def list_(arguments: argparse.Namespace) -> int:
+    robots = {name: list(content.gap_names(name)) for name in content.env_names()}
+    recipes = list(content.policy_names())
+
+    def show() -> None:
+        rows = [[name, ", ".join(gaps)] for name, gaps in robots.items()]
+        _print(_table(["robot", "gaps"], rows))
+        _print(_table(["recipe"], [[name] for name in recipes]))
+
+    _answer(arguments, {"robots": robots, "recipes": recipes}, show)
+    return DONE
+
+
+def train(arguments: argparse.Namespace) -> int:
+    from sim2real.recipe import read
+    from sim2real.train import train
+
+    name, _ = read(arguments.recipe, overrides=arguments.overrides)
+    out = Path(arguments.out or Path("runs") / name)
+    try:
+        train(
+            arguments.recipe, out=out, seed=arguments.seed, overrides=arguments.overrides,
+            resume=arguments.resume,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        print(f"sim2real: interrupted; continue with --resume --out {out}", file=sys.stderr)
+        return 130
+    print(f"The policy is in {out}; next: sim2real export {out}")
+    return DONE
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    from sim2real.evaluate import evaluate, grid
+    from sim2real.policy.policy import Policy
+    from sim2real.simulation.robot import Robot
+
+    policy = Policy.load(arguments.policy)
+    robot = Robot.load(arguments.env or policy.spec.env)
+    if arguments.grid:
+        map_ = grid(
+            policy, robot, arguments.grid.split(","), seed=arguments.seed, context=arguments.context
+        )
+        if arguments.picture:
+            from sim2real.report import save_robustness
+
+            save_robustness(map_, Path(arguments.picture))
+        figures = {
+            "parameters": list(map_.names), "values": [v.tolist() for v in map_.values],
+            "mean": map_.mean.tolist(),
+        }  # fmt: skip
+        _answer(arguments, figures, lambda: _print(json.dumps(figures)))
+        return DONE
+    result = evaluate(
+        policy, robot, gap=arguments.gap, xi=dict(arguments.xi) or None,
+        episodes=arguments.episodes, seed=arguments.seed, context=arguments.context,
+    )  # fmt: skip
+    columns = ["robot", "gap", "told", "return [95 %]", "falls", "seconds"]
+    row = [
+        result.env, result.gap, result.told, str(result.interval), str(int(result.falls.sum())),
+        f"{result.seconds.sum():.0f}",
+    ]  # fmt: skip
+    _answer(arguments, result.to_dict(), lambda: _print(_table(columns, [row])))
+    return DONE
+
+
+def identify(arguments: argparse.Namespace) -> int:
+    from sim2real import progress
+    from sim2real.identification.identify import ROUNDS, identify
+
+    with progress.bar("identify", ROUNDS) as report:
+        posterior = identify(arguments.logs, arguments.env, seed=arguments.seed, report=report)
+    posterior.save(arguments.out)
+    figures = {
+        "env": posterior.env, "parameters": posterior.summary(), "windows": posterior.windows,
+        "log_likelihood": posterior.log_likelihood, "nominal": posterior.log_likelihood_nominal,
+        "residual": posterior.residual,
+    }  # fmt: skip
+    rows = [
+        [r["name"], f"{r['mean']:.3g}", f"{r['std']:.2g}", r["unit"], "" if r["revealed"] else "the data cannot tell"]
+        for r in posterior.summary()
+    ]  # fmt: skip
+    _answer(arguments, figures, lambda: _print(_table(["parameter", "mean", "std", "unit", ""], rows)))
+    return DONE
+
+
+def adapt(arguments: argparse.Namespace) -> int:
+    from sim2real.adapt import adapt
+
+    result = adapt(
+        arguments.policy, arguments.target, episodes=arguments.episodes, seconds=arguments.seconds,
+        seed=arguments.seed, engine=arguments.engine, excitation=arguments.excitation,
+        out=arguments.out,
+    )  # fmt: skip
+
+    def show() -> None:
+        rows = [[n, f"{v:.3g}"] for n, v in zip(result.z.names, result.z.value, strict=True)]
+        _print(_table(["context", "value"], rows))
+        spent = result.spent
+        print(
+            f"{'accepted' if result.accepted else 'not accepted, rolled back'}: {result.reason} "
+            f"({spent.episodes} episodes, {spent.seconds:.1f} s, {spent.falls} falls)"
+        )
+
+    _answer(arguments, result.to_dict(), show)
+    return DONE
+
+
+def export(arguments: argparse.Namespace) -> int:
+    from sim2real.export import export
+    from sim2real.policy.policy import Policy
+
+    out = Path(arguments.out or Path(arguments.policy) / "artifact")
+    artifact = export(Policy.load(arguments.policy), out)
+    evidence = artifact.contract.evidence
+    figures = {"artifact": str(out), "parity": evidence.parity, "ticks": evidence.ticks}
+    said = f"{out}: verified, torch and onnxruntime agree to {evidence.parity:.1e}"
+    _answer(arguments, figures, lambda: print(said))
+    return DONE
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    from sim2real.deploy.verify import verify
+
+    result = verify(arguments.artifact)
+
+    def show() -> None:
+        for check in result.checks:
+            print(f"{'ok ' if check.ok else 'NO '} {check.name}: {check.sentence}")
+
+    _answer(arguments, result.to_dict(), show)
+    return DONE if result.ok else NO
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    from sim2real.serve import serve
+
+    stopping: list[bool] = []
+    signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
+    mode = "real time" if arguments.realtime else "lockstep"
+
+    def ready(host: str, port: int) -> None:
+        print(f"{arguments.env} in {mode}, listening on {host}:{port}", flush=True)
+
+    serve(
+        arguments.env, gap=arguments.gap, port=arguments.port, realtime=arguments.realtime,
+        seed=arguments.seed, ready=ready, stop=lambda: bool(stopping),
+    )  # fmt: skip
+    return DONE
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from sim2real.deploy.controller import run
+    from sim2real.deploy.robots.udp import UdpRobot
+
+    host, _, port = arguments.robot.rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError(f"--robot is '{arguments.robot}'; it must be HOST:PORT")
+    robot = UdpRobot(host, int(port))
+    try:
+        result = run(
+            arguments.artifact, robot, episodes=arguments.episodes, seconds=arguments.seconds,
+            z=arguments.z, excitation=arguments.excitation, seed=arguments.seed, log=arguments.log,
+        )  # fmt: skip
+    finally:
+        robot.close()
+    from dataclasses import asdict
+
+    figures = {
+        "episodes": [
+            {"return": e.return_, "seconds": e.seconds, "fell": e.terminated, "stopped": e.stopped}
+            for e in result.episodes
+        ],
+        "latency": asdict(result.latency), "stopped": result.stopped, "log": arguments.log,
+    }  # fmt: skip
+
+    def show() -> None:
+        rows = [
+            [str(i), "" if e.return_ is None else f"{e.return_:.0f}", f"{e.seconds:.2f}", "fell" if e.terminated else ""]
+            for i, e in enumerate(result.episodes)
+        ]  # fmt: skip
+        _print(_table(["episode", "return", "seconds", ""], rows))
+        _print(_table(*latency_table(result.latency)))
+
+    _answer(arguments, figures, show)
+    if result.stopped:
+        print(f"sim2real: stopped for safety: {result.stopped}", file=sys.stderr)
+        return STOPPED
+    return DONE
+
+
+def latency_table(latency: Any) -> tuple[list[str], list[list[str]]]:
+    rows = [
+        [name, f"{p.p50:.0f}", f"{p.p99:.0f}", f"{p.p999:.0f}"]
+        for name in ("inference", "reaction", "lateness")
+        if (p := getattr(latency, name)) is not None
+    ]
+    rows.append([f"missed deadlines: {latency.missed} of {latency.ticks}", "", "", ""])
+    return ["latency [µs]", "p50", "p99", "p99.9"], rows
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> Table:
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,1 @@
+"""Logs of what happened on a robot; one module per file format."""

@@ -1,0 +1,246 @@
+"""How good a policy is: returns with intervals, over gaps, families and grids; gap closed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from sim2real.make import physics
+from sim2real.policy.policy import Policy
+from sim2real.simulation.gap import Gap
+from sim2real.simulation.robot import Robot
+from sim2real.simulation.worlds import Worlds
+from sim2real.types import Array, InputError, nearest
+
+Told = Literal["nominal", "true", "other"] | Array
+
+
+class Interval(NamedTuple):
+    """A mean with its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.0f} [{self.low:.0f}, {self.high:.0f}]"
+
+
+def bootstrap(values: Array, *, resamples: int = 10_000, seed: int = 0) -> Interval:
+    """Percentile bootstrap (Efron 1979) of the mean of (n,) values."""
+    values = np.asarray(values, float)
+    rng = np.random.default_rng(seed)
+    means = values[rng.integers(len(values), size=(resamples, len(values)))].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Undiscounted returns of whole episodes, one per simulated robot."""
+
+    env: str
+    gap: str
+    told: str
+    """What the policy was told of ξ: nominal, true, other (another robot's), given or nothing."""
+    returns: Array
+    """(n,)"""
+    seconds: Array
+    """(n,) length of each episode."""
+    falls: Array
+    """(n,) bool: the task ended the episode."""
+    xi: Array
+    """(n, K) physics of each episode."""
+
+    @property
+    def interval(self) -> Interval:
+        return bootstrap(self.returns)
+
+    def to_dict(self) -> dict[str, Any]:
+        mean, low, high = self.interval
+        return {
+            "env": self.env, "gap": self.gap, "context": self.told, "episodes": len(self.returns),
+            "return": mean, "low": low, "high": high, "falls": int(self.falls.sum()),
+            "seconds": float(self.seconds.sum()), "returns": self.returns.tolist(),
+        }  # fmt: skip
+
+
+def evaluate(
+    policy: Policy,
+    env: str | Path | Robot | None = None,
+    *,
+    gap: str | Path | Gap | None = None,
+    xi: Mapping[str, float] | Array | None = None,
+    episodes: int = 20,
+    seed: int = 0,
+    context: Told = "nominal",
+) -> Evaluation:
+    """Runs `episodes` whole episodes, each on a simulated robot of its own, all at once.
+
+    Args:
+        env: the robot; None is the one that the policy was trained for.
+        gap: what reality does differently. Where it is a family, every episode is another robot.
+        xi: physics by name, or (K,), or (episodes, K); it overrides the gap's.
+        context: what a context-conditioned policy is told: the `nominal` ξ, the `true` one of
+            each robot, that of the `other` robots (a control arm: it must hurt), or (K,) values.
+
+    Raises:
+        InputError: the policy is for another robot, or a name does not exist.
+    """
+    robot = env if isinstance(env, Robot) else Robot.load(env if env is not None else policy.spec.env)
+    worlds = Worlds(robot, episodes, gap=gap, observe=observation_names(policy, robot), seed=seed)
+    physics_ = None
+    if xi is not None:
+        physics_ = xi if isinstance(xi, np.ndarray) and xi.ndim == 2 else physics(robot, xi)
+    obs = worlds.reset(xi=physics_)
+    told = tell(policy, worlds.xi, robot, context)
+    result = play(policy, worlds, obs, told)
+    label = gap if isinstance(gap, str) else ("none" if gap is None else "given")
+    said = "nothing" if told is None else context if isinstance(context, str) else "given"
+    return Evaluation(robot.name, str(label), said, *result)
+
+
+class Played(NamedTuple):
+    returns: Array
+    seconds: Array
+    falls: Array
+    xi: Array
+
+
+def play(policy: Policy, worlds: Worlds, obs: Array, context: Array | None) -> Played:
+    """One whole episode in every world, from worlds that have just been reset."""
+    B = worlds.num_worlds
+    returns, ticks, falls = np.zeros(B), np.zeros(B, int), np.zeros(B, bool)
+    xi = worlds.xi.copy()
+    running = np.ones(B, bool)
+    z = list(policy.initial(B))
+    if context is not None:
+        index = policy.z_names.index("context")
+        z[index] = torch.tensor(np.broadcast_to(context, z[index].shape), dtype=torch.float32)
+    state, reset = tuple(z), torch.ones(B, 1)
+    with torch.no_grad():
+        while running.any():
+            command, state = policy(torch.as_tensor(obs, dtype=torch.float32), state, reset)
+            step = worlds.advance(command.numpy())
+            returns += np.where(running, step.reward, 0.0)
+            ticks += running
+            falls |= running & step.terminated
+            running &= ~(step.terminated | step.truncated)
+            obs, reset = step.obs, torch.zeros(B, 1)
+    return Played(returns, ticks * worlds.control_period, falls, xi)
+
+
+def tell(policy: Policy, xi: Array, robot: Robot, context: Told) -> Array | None:
+    """(B, K) what each robot's policy is told, None for a policy without a context."""
+    if "context" not in policy.z_names:
+        return None
+    nominal = np.array([p.nominal for p in policy.spec.context])
+    if not isinstance(context, str):
+        return np.broadcast_to(np.asarray(context, float), xi.shape)
+    if context == "nominal":
+        return np.broadcast_to(nominal, xi.shape)
+    low = np.array([p.low for p in policy.spec.context])
+    high = np.array([p.high for p in policy.spec.context])
+    if context == "true":
+        return np.clip(xi, low, high)
+    if context == "other":  # the robot on the far side of the ranges
+        return np.clip(low + high - xi, low, high)
+    raise InputError(
+        f"context is '{context}'; it must be nominal, true or other"
+        + nearest(str(context), ["nominal", "true", "other"])
+    )
+
+
+def observation_names(policy: Policy, robot: Robot) -> list[str]:
+    """The policy's observation terms, checked against the robot.
+
+    Raises:
+        InputError: the policy was made for another robot.
+    """
+    for term in policy.spec.terms:
+        mine = robot.terms.get(term.name)
+        if mine is None or mine.size != term.size or mine.unit != term.unit:
+            what = "has no such term" if mine is None else f"has {mine.size} values in {mine.unit}"
+            raise InputError(
+                f"the policy was trained for '{policy.spec.env}' and sees '{term.name}' "
+                f"({term.size} values in {term.unit}); '{robot.name}' {what}"
+            )
+    if policy.spec.actuators.names != robot.actuators:
+        raise InputError(
+            f"the policy was trained for '{policy.spec.env}' and drives "
+            f"{', '.join(policy.spec.actuators.names)}; '{robot.name}' has "
+            f"{', '.join(robot.actuators)}"
+        )
+    names = [p.name for p in policy.spec.context]
+    if names and tuple(names) != tuple(robot.space.names):
+        raise InputError(
+            f"the policy is told {', '.join(names)}; '{robot.name}' has the parameters "
+            f"{', '.join(robot.space.names)}"
+        )
+    return [t.name for t in policy.spec.terms]
+
+
+class RobustnessMap(NamedTuple):
+    """Mean return over a grid of one or two parameters."""
+
+    names: tuple[str, ...]
+    values: tuple[Array, ...]
+    mean: Array
+    """(n,) or (n, m)"""
+
+
+def grid(
+    policy: Policy,
+    robot: Robot,
+    axes: Sequence[str],
+    *,
+    points: int = 9,
+    episodes: int = 4,
+    seed: int = 0,
+    context: Told = "nominal",
+) -> RobustnessMap:
+    """The robustness map over any one or two parameters, from their lowest to their highest.
+
+    Raises:
+        InputError: a parameter that the robot does not have, or more than two.
+    """
+    if not 1 <= len(axes) <= 2:
+        raise InputError(f"a grid is over one or two parameters, not {len(axes)}")
+    space = robot.space
+    physics(robot, dict.fromkeys(axes, 0.0))  # refuses names that do not exist
+    ids = [space.names.index(name) for name in axes]
+    values = [np.linspace(space.low[i], space.high[i], points) for i in ids]
+    mesh = np.stack(np.meshgrid(*values, indexing="ij"), axis=-1).reshape(-1, len(ids))
+    xi = np.tile(np.array(space.nominal, float), (len(mesh), 1))
+    xi[:, ids] = mesh
+    result = evaluate(
+        policy, robot, xi=np.repeat(xi, episodes, axis=0), episodes=len(xi) * episodes, seed=seed,
+        context=context,
+    )  # fmt: skip
+    mean = result.returns.reshape(len(mesh), episodes).mean(axis=1)
+    return RobustnessMap(tuple(axes), tuple(values), mean.reshape([points] * len(ids)))
+
+
+def gap_closed(adapted: Array, zero_shot: Array, oracle: Array, *, seed: int = 0) -> Interval | None:
+    """(J_adapted - J_0) / (J_oracle - J_0) with its bootstrap interval, never clipped; None ("no
+    gap") where the 95 % lower bound of J_oracle - J_0 is not above a tenth of |J_oracle|.
+
+    Args:
+        adapted, zero_shot, oracle: (n,) returns on the target.
+    """
+    rng = np.random.default_rng(seed)
+
+    def means(x: Array) -> Array:
+        return np.asarray(x)[rng.integers(len(x), size=(10_000, len(x)))].mean(axis=1)
+
+    a, z, o = means(adapted), means(zero_shot), means(oracle)
+    if np.percentile(o - z, 2.5) <= 0.1 * abs(float(np.mean(oracle))):
+        return None
+    ratio = (a - z) / (o - z)
+    point = (np.mean(adapted) - np.mean(zero_shot)) / (np.mean(oracle) - np.mean(zero_shot))
+    return Interval(float(point), *(float(v) for v in np.percentile(ratio, [2.5, 97.5])))
