@@ -37,6 +37,8 @@ class Recipe:
     learner: Learner = field(default_factory=Learner)
     worlds: int = 128
     """Worlds that are stepped together."""
+    threads: int = 0
+    """Threads that step them; 0 is one per core. The result does not depend on it."""
     seed: int = 0
     checkpoint: int = 200_000
     """Control steps between checkpoints."""

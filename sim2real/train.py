@@ -103,7 +103,9 @@ def make_training_env(robot: Robot, recipe: Recipe, seed: int) -> TrainingEnv:
     """What the learner of a recipe acts in, before normalisation."""
     randomization = recipe.randomization
     draw = None if randomization is None else randomization.distribution(robot.space)
-    worlds = Worlds(robot, recipe.worlds, observe=recipe.observe, draw=draw, seed=seed)
+    worlds = Worlds(robot, recipe.worlds, observe=recipe.observe, draw=draw, seed=seed,
+        threads=recipe.threads,
+    )
     env: VecEnv = VecMonitor(WorldsVecEnv(worlds))
     if recipe.history > 1:
         env = History(env, recipe.history)
@@ -141,7 +143,8 @@ def describe(name: str, robot: Robot, recipe: Recipe) -> PolicySpec:
         parameters=() if adapt is not None else parameters,
         latency_ms=latency[0] if latency else (0.0, 0.0),
         head="clip" if recipe.learner.algorithm == "ppo" else "tanh",
-        max_tilt=robot.config.safety.max_tilt, episodes=adapt.episodes if adapt is not None else 0,
+        max_tilt=robot.config.safety.max_tilt, tilt_term=robot.config.safety.tilt_term,
+        episodes=adapt.episodes if adapt is not None else 0,
         provenance={"seed": str(recipe.seed), "steps": str(recipe.steps), **versions()},
     )  # fmt: skip
 

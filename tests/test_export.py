@@ -89,9 +89,7 @@ def copied(exported, tmp_path):
 @pytest.mark.parametrize("context", [(), SPEC.context])
 def test_artifact_gives_the_commands_of_torch(tmp_path, head, history, context):
     """On observations, and a context, that were not in the recording."""
-    spec = replace(
-        SPEC, head=head, history=history, context=context, scale=(), offset=(), name="a b"
-    )
+    spec = replace(SPEC, head=head, history=history, context=context, name="a b")
     policy = build(spec, seed=1)
     artifact = export(policy, tmp_path / "a", record(seed=1))
     assert verify(tmp_path / "a").ok

@@ -145,7 +145,7 @@ def open_session(model: bytes, contract: Contract) -> Any:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
-    # Not session.set_denormal_as_zero: it changes the arithmetic of the calling thread, numpy's too.
+    # Not session.set_denormal_as_zero: it changes the arithmetic of the calling thread.
     for pool in ("intra_op", "inter_op"):
         options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
     try:

@@ -206,8 +206,7 @@ class Contract:
         """The canonical text, sealed with its own sha256; checked before it is written."""
         contract = read(Contract, to_dict(self), "contract")
         check(contract)
-        data = to_dict(contract)
-        return canonical({**data, "contract": _sha256(canonical(data))})
+        return _sealed(contract)
 
     @staticmethod
     def from_json(text: str, where: str = "contract") -> Contract:
@@ -216,12 +215,12 @@ class Contract:
         if data.get("schema") != SCHEMA:  # before anything else: other schemas have other keys
             given = f"is of schema {data['schema']!r}" if "schema" in data else "names no schema"
             raise InputError(f"{where} {given}; this package reads schema {SCHEMA}")
-        seal: Any = data.pop("contract", None)
-        contract = read(Contract, data, where)
+        unsealed = {key: value for key, value in data.items() if key != "contract"}
+        contract = read(Contract, unsealed, where)
         check(contract, where)
-        if seal is None:
+        if "contract" not in data:
             raise InputError(f"{where}: the key 'contract' is missing")
-        if seal != _sha256(canonical(to_dict(contract))) or text != contract.to_json():
+        if text != _sealed(contract):
             raise InputError(f"{where} was changed after it was written: its sha256 does not fit")
         return contract
 
@@ -410,8 +409,10 @@ def check(contract: Contract, where: str = "contract") -> None:
         raise InputError(f"{where}.evidence: 0 <= parity <= tolerance <= 1e-3 must hold")
 
 
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _sealed(contract: Contract) -> str:
+    data = to_dict(contract)
+    seal = hashlib.sha256(canonical(data).encode()).hexdigest()
+    return canonical({**data, "contract": seal})
 
 
 def _unique(where: str, names: Sequence[str]) -> None:

@@ -306,6 +306,8 @@ class _Loop:
                 self.robot.damp()
             if samples:
                 self._finish(k, started, samples, rows, stopped)
+            else:  # the reset was not answered: an episode without a tick
+                self.results.append(EpisodeResult(None, 0, 0.0, False, False, stopped, None))
         return stopped is None
 
     def _drive(

@@ -1,13 +1,18 @@
-"""JSON text with one spelling, and files that are whole or not there."""
+"""JSON text with one spelling, NPZ, and files that are whole or not there."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sim2real.types import InputError
+import numpy as np
+
+from sim2real.types import Array, InputError
 
 
 def canonical(data: object) -> str:
@@ -32,6 +37,25 @@ def parse(text: str, where: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError(f"{where} must be a JSON object, with keys and values")
     return data
+
+
+def npz(arrays: Mapping[str, Array | str]) -> bytes:
+    """The arrays (and texts) as an NPZ file; the same content gives the same bytes."""
+    file = io.BytesIO()
+    content: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
+    np.savez(file, **content)
+    return file.getvalue()
+
+
+def parse_npz(data: bytes, where: str) -> dict[str, Array]:
+    """The arrays in an NPZ file; InputError where it is not whole, or holds Python objects."""
+    try:
+        file = np.load(io.BytesIO(data), allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("it holds one array without a name")
+        return {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise InputError(f"{where} is not a whole NPZ file of plain arrays: {error}") from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -8,14 +8,13 @@ tick reset the episode.
 
 from __future__ import annotations
 
-import io
-import zipfile
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sim2real.deploy.contract import Contract
+from sim2real.deploy.files import npz, parse_npz
 from sim2real.types import Array, InputError, nearest
 
 
@@ -38,20 +37,14 @@ class Golden:
         arrays: dict[str, Any] = {f"obs/{name}": value for name, value in self.obs.items()}
         arrays |= {f"{name}_in": value for name, value in self.states.items()}
         arrays |= {"reset": self.reset, "command": self.command, "action_raw": self.action_raw}
-        file = io.BytesIO()
-        np.savez(file, **arrays, semantics=np.array(self.semantics))
-        return file.getvalue()
+        return npz(arrays | {"semantics": self.semantics})
 
     @staticmethod
     def from_bytes(data: bytes, contract: Contract) -> Golden:
         """Read strictly against `contract`; InputError says which array is missing, unknown, of
         another shape or not finite."""
         where = "golden.npz"
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as file:
-                arrays: dict[str, Array] = {key: file[key] for key in file.files}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-            raise InputError(f"{where} is not an npz file of plain arrays: {error}") from None
+        arrays = parse_npz(data, where)
 
         T = contract.evidence.ticks
         A = contract.action_size

@@ -30,15 +30,6 @@ class Trajectory(NamedTuple):
     """(T, A), what was sent, excitation included."""
 
 
-class Residuals(NamedTuple):
-    """Prediction errors of N candidates."""
-
-    error: Array
-    """(N, E, T + 1, D) logged minus predicted; NaN where there is no data."""
-    terms: list[str]
-    """(D,) the term each column belongs to."""
-
-
 class Observers:
     """Worlds that replay logged episodes under candidate physics.
 
@@ -47,7 +38,7 @@ class Observers:
     """
 
     def __init__(
-        self, robot: Robot, episodes: Sequence[Trajectory], *, candidates: int, length: int = 5,
+        self, robot: Robot, episodes: Sequence[Trajectory], *, candidates: int, length: int = 12,
         ticks: int = 200,
     ) -> None:  # fmt: skip
         episodes = [e for e in episodes if len(e.command) > length]
@@ -93,8 +84,9 @@ class Observers:
     def columns(self) -> list[str]:
         return [t.name for t in self._compared for _ in range(t.size)]
 
-    def __call__(self, xi: Array) -> Residuals:
-        """(N, K) candidates -> their prediction errors."""
+    def __call__(self, xi: Array) -> Array:
+        """(N, K) candidates -> (N, E, T + 1, D) logged minus predicted; NaN where there is no
+        data. `columns` names the term of each of the D columns."""
         N, E, engine = self.N, self.E, self._engine
         space = self.robot.space
         worlds = np.arange(N * E)
@@ -114,4 +106,4 @@ class Observers:
             engine.step(np.tile(self._command[:, t], (N, 1)), self.robot.config.frame_skip)
             told = np.concatenate([term.read(data) for term in self._compared], axis=1)
             error[:, :, t + 1] = self._logged[None, :, t + 1] - told.reshape(N, E, -1)
-        return Residuals(error, self.columns)
+        return error

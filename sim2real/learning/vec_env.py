@@ -46,15 +46,18 @@ class WorldsVecEnv(VecEnv):
         timed_out = step.truncated & ~step.terminated
         for info, flag in zip(infos, timed_out.tolist(), strict=True):
             info["TimeLimit.truncated"] = flag
-        for i in np.flatnonzero(done):
-            infos[i]["terminal_observation"] = step.terminal_obs[i]
+        if done.any():
+            fresh = _rows(self.worlds.task.reset_info(self.worlds.data), self.num_envs)
+            for i in np.flatnonzero(done):
+                infos[i]["terminal_observation"] = step.terminal_obs[i]
+                self.reset_infos[i] = fresh[i]
         return step.obs, step.reward.astype(np.float32), done, infos
 
     def close(self) -> None:
         pass
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        value = getattr(self.worlds, attr_name) if hasattr(self.worlds, attr_name) else None
+        value = None if attr_name == "render_mode" else getattr(self.worlds, attr_name)
         return [value] * len(list(self._get_indices(indices)))
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
@@ -71,7 +74,7 @@ def _rows(columns: dict[str, Array], n: int) -> list[dict[str, Any]]:
     if not columns:
         return [{} for _ in range(n)]
     names = tuple(columns)
-    values = zip(*(column.tolist() for column in columns.values()), strict=True)
+    values = zip(*(c.tolist() if c.ndim == 1 else c for c in columns.values()), strict=True)
     return [dict(zip(names, row, strict=True)) for row in values]
 
 

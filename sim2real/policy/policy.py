@@ -82,8 +82,8 @@ class Policy(nn.Module):
         for name, value in (
             ("command_low", spec.actuators.low),
             ("command_high", spec.actuators.high),
-            ("action_scale", spec.scale),
-            ("action_offset", spec.offset),
+            ("action_scale", spec.action_scale),
+            ("action_offset", spec.action_offset),
             ("nominal", [parameter.nominal for parameter in spec.context]),
         ):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)

@@ -7,7 +7,7 @@ floats are written with the digits that read back as the same number.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,11 +111,11 @@ class PolicySpec:
     """Least and greatest latency that training assumed [ms]."""
     head: str = "clip"
     """clip: raw = mean (PPO); tanh: raw = tanh(mean) (SAC, TQC).
-    Then command = clip(raw · scale + offset, low, high)."""
+    Then command = clip(raw · action_scale + action_offset, low, high)."""
     scale: tuple[float, ...] = ()
-    """(A,); empty: 1 for clip, half the command range for tanh."""
+    """(A,) of a clip head; empty: 1."""
     offset: tuple[float, ...] = ()
-    """(A,); empty: 0 for clip, the middle of the command range for tanh."""
+    """(A,) of a clip head, in the commands' unit; empty: 0."""
     max_tilt: float | None = None
     """[rad] beyond which the robot has fallen; None: it has no such limit."""
     tilt_term: str | None = None
@@ -127,22 +127,18 @@ class PolicySpec:
     """Where it comes from: recipe, seed, commit, versions, licence."""
 
     def __post_init__(self) -> None:
-        low, high = self.actuators.low, self.actuators.high
+        A = len(self.actuators.names)
         if self.head not in HEADS:
             raise InputError(
                 f"head is '{self.head}'; it is one of {', '.join(HEADS)}"
                 + nearest(self.head, HEADS)
             )
-        if self.head == "tanh":
-            self._fill("scale", [(h - lo) / 2 for lo, h in zip(low, high, strict=True)])
-            self._fill("offset", [(h + lo) / 2 for lo, h in zip(low, high, strict=True)])
-        else:
-            self._fill("scale", [1.0] * len(low))
-            self._fill("offset", [0.0] * len(low))
         for name, value in (("scale", self.scale), ("offset", self.offset)):
-            if len(value) != len(low) or not all(map(math.isfinite, value)):
+            if value and self.head == "tanh":
+                raise InputError(f"{name}: a tanh head covers the command range; leave it empty")
+            if value and (len(value) != A or not all(map(math.isfinite, value))):
                 raise InputError(
-                    f"{name}: {list(value)} must be {len(low)} finite numbers, one per actuator"
+                    f"{name}: {list(value)} must be {A} finite numbers, one per actuator"
                 )
         if not self.terms:
             raise InputError("terms: a policy needs at least one observation term")
@@ -180,9 +176,22 @@ class PolicySpec:
         if self.max_tilt is not None and not 0 < self.max_tilt <= math.pi:
             raise InputError(f"max_tilt is {self.max_tilt}; it must lie in (0, π] rad, or be None")
 
-    def _fill(self, name: str, value: Sequence[float]) -> None:
-        if not getattr(self, name):
-            object.__setattr__(self, name, tuple(value))
+    @property
+    def action_scale(self) -> tuple[float, ...]:
+        """(A,); for a tanh head half the command range."""
+        if self.head == "tanh":
+            return tuple((h - lo) / 2 for lo, h in self._ranges())
+        return self.scale or (1.0,) * self.action_size
+
+    @property
+    def action_offset(self) -> tuple[float, ...]:
+        """(A,); for a tanh head the middle of the command range."""
+        if self.head == "tanh":
+            return tuple((h + lo) / 2 for lo, h in self._ranges())
+        return self.offset or (0.0,) * self.action_size
+
+    def _ranges(self) -> Iterator[tuple[float, float]]:
+        return zip(self.actuators.low, self.actuators.high, strict=True)
 
     @property
     def obs_size(self) -> int:

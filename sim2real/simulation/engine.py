@@ -66,12 +66,18 @@ class MjbatchEngine(Engine):
         for field, value in values.items():
             self._batch.expand(field)[worlds] = value
         if derive:
-            self._batch.set_const(worlds)
+            self._batch.set_const(np.sort(worlds))
 
     def reset(self, worlds: Array, qpos: Array, qvel: Array) -> None:
-        self.data["qpos"][worlds] = qpos
-        self.data["qvel"][worlds] = qvel
-        self._batch.reset(worlds)
+        state = (("qpos", qpos, self._batch.model.qpos0), ("qvel", qvel, 0.0))
+        ids = np.sort(worlds)
+        # mjbatch takes over the entries that were changed, and mj_resetData clears the others:
+        # where an entry is to stay as it is, clear it first.
+        if any(((self.data[n][worlds] == new) & (new != zero)).any() for n, new, zero in state):
+            self._batch.reset(ids)
+        for name, new, _ in state:
+            self.data[name][worlds] = new
+        self._batch.reset(ids)
 
     def step(self, ctrl: Array, nstep: int) -> None:
         self._ctrl[:] = ctrl

@@ -255,6 +255,7 @@ class ObservationPath:
         self._walk[worlds] = 0.0
         true = self._mounted(obs, worlds) + self._offset[worlds]
         self._frames[:, worlds] = true
+        self._delivered = self._delivered.copy()  # what was given out stays as it was
         self._delivered[worlds] = self._digitized(true, normal, worlds)
         return self._delivered[worlds]
 

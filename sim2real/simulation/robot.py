@@ -1,9 +1,14 @@
-"""An env folder, read and compiled once: the robot that worlds simulate."""
+"""An env folder, read and compiled once: the robot that worlds simulate.
+
+A `Robot` is either an `MjcfRobot`, a model and a task that `Worlds` step, or a `GymnasiumRobot`
+(gymnasium_robot.py), a Gymnasium environment that `GymnasiumWorlds` step.
+"""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,12 +44,14 @@ class EnvConfig:
     """env.yaml."""
 
     description: str
-    frame_skip: int
+    frame_skip: int = 0
     """Physics steps per control step."""
     model: str = ""
     """`package:path/inside` of an installed package, or a file in this folder."""
     gymnasium: str = ""
-    """Instead of `model` and `task`: the id of a Gymnasium MuJoCo environment."""
+    """Instead of `model`, `task` and `frame_skip`: the id of a Gymnasium MuJoCo environment."""
+    actions: tuple[str, ...] = ()
+    """With `gymnasium`: names of an action's entries where they are not the model's actuators."""
     task: str = ""
     """A shipped task, `module:Class`, or `task.py:Class` in this folder."""
     task_access: Access = "privileged"
@@ -58,7 +65,7 @@ class EnvConfig:
 
 
 @dataclass(frozen=True)
-class Robot:
+class Robot(ABC):
     """A robot as its folder describes it. Nothing here changes once it is loaded."""
 
     name: str
@@ -73,14 +80,132 @@ class Robot:
             InputError: the folder, its env.yaml, or anything that it names does not exist.
         """
         folder = content.env_folder(env)
-        config = schema.read(EnvConfig, folder / "env.yaml")
+        where = folder / "env.yaml"
+        config = schema.read(EnvConfig, where)
         if bool(config.model) == bool(config.gymnasium):
-            raise InputError(f"{folder / 'env.yaml'}: give either 'model' or 'gymnasium', not both")
-        return Robot(folder.name, folder, config)
+            raise InputError(f"{where}: give either 'model' or 'gymnasium', not both")
+        if config.gymnasium:
+            from sim2real.simulation.gymnasium_robot import GymnasiumRobot
+
+            for key in ("task", "frame_skip"):
+                if getattr(config, key):
+                    raise InputError(f"{where}: {key}: leave it out; '{config.gymnasium}' has its own")
+            return GymnasiumRobot(folder.name, folder, config)
+        if config.frame_skip < 1:
+            raise InputError(f"{where}: frame_skip is {config.frame_skip}; it must be at least 1")
+        if config.actions:
+            raise InputError(f"{where}: actions: only with 'gymnasium'; a model names its actuators")
+        return MjcfRobot(folder.name, folder, config)
 
     @property
     def where(self) -> str:
         return str(self.folder / "env.yaml")
+
+    @abstractmethod
+    def compile(self, *, lag: bool = False) -> mujoco.MjModel:
+        """A fresh nominal MjModel; with `lag`, its actuators have a first-order state.
+
+        Raises:
+            InputError: there is no such model, or its actuators cannot have that state.
+        """
+
+    @property
+    @abstractmethod
+    def actuators(self) -> tuple[str, ...]:
+        """(A,) names of a command's entries."""
+
+    @property
+    @abstractmethod
+    def command_range(self) -> tuple[Array, Array]:
+        """(A,), (A,) lowest and highest command."""
+
+    @property
+    @abstractmethod
+    def control_period(self) -> float:
+        """[s]"""
+
+    @property
+    @abstractmethod
+    def episode_steps(self) -> int:
+        """Control steps after which an episode is truncated."""
+
+    @property
+    @abstractmethod
+    def own_terms(self) -> tuple[str, ...]:
+        """The terms of the observation set `v5`, the environment's own observation, in order."""
+
+    @abstractmethod
+    def state_from(self, values: dict[str, Array]) -> LoggedState | None:
+        """What logged terms (T, size) say of the simulator's state; None if they say nothing."""
+
+    @abstractmethod
+    def _resolve_terms(self) -> dict[str, Term]:
+        """Every observation term by name."""
+
+    @abstractmethod
+    def _check_gap(self, gap: Gap, where: str) -> None:
+        """Raises InputError for an effect that this robot cannot have."""
+
+    @cached_property
+    def model(self) -> mujoco.MjModel:
+        """The nominal model."""
+        return self.compile()
+
+    @cached_property
+    def space(self) -> ParameterSpace:
+        """ξ: the dynamics parameters that env.yaml declares."""
+        try:
+            return ParameterSpace(self.config.parameters, self.model)
+        except InputError as error:
+            raise InputError(f"{self.where}: {error}") from None
+
+    @cached_property
+    def terms(self) -> dict[str, Term]:
+        """Every observation term by name, those of the environment's own observation included."""
+        return self._resolve_terms()
+
+    def observation(self, observe: str | Sequence[str] | None) -> list[Term]:
+        """The terms of an observation set, or of a list of term names; None is `v5`."""
+        sets: dict[str, Sequence[str]] = {"v5": self.own_terms, **self.config.observations}
+        names = observe or "v5"
+        if isinstance(names, str):
+            if names not in sets:
+                raise InputError(
+                    f"{self.name}: no observation set '{names}'{nearest(names, sets)}; "
+                    f"the sets are {', '.join(sets)}"
+                )
+            names = sets[names]
+        for name in names:
+            if name not in self.terms:
+                raise InputError(
+                    f"{self.where}: observations: no term '{name}'{nearest(name, self.terms)}; "
+                    f"the terms are {', '.join(self.terms)}"
+                )
+        return [self.terms[name] for name in names]
+
+    def gap(self, gap: str | Path | Gap | None) -> Gap:
+        """A gap by its name in gaps/, by path, or as it is; None is no gap."""
+        if gap is None:
+            return Gap()
+        if not isinstance(gap, Gap):
+            where = str(content.gap_file(self.folder, gap))
+            gap = schema.read(Gap, Path(where))
+        else:
+            where = f"gap for {self.name}"
+        gap.check(self.terms, self.actuators, where)
+        for name in gap.xi:
+            if name not in self.space.names:
+                known = self.space.names
+                raise InputError(
+                    f"{where}: xi: no parameter '{name}'{nearest(name, known)}; "
+                    f"the parameters are {', '.join(known)}"
+                )
+        self._check_gap(gap, where)
+        return gap
+
+
+class MjcfRobot(Robot):
+    """A model in MJCF (or any format that MuJoCo reads) and a task."""
 
     @cached_property
     def model_path(self) -> Path:
@@ -127,19 +252,6 @@ class Robot:
                 raise
             raise InputError(f"{self.model_path}: MuJoCo cannot read it: {error}") from error
 
-    @cached_property
-    def model(self) -> mujoco.MjModel:
-        """The nominal model."""
-        return self.compile()
-
-    @cached_property
-    def space(self) -> ParameterSpace:
-        """ξ: the dynamics parameters that env.yaml declares."""
-        try:
-            return ParameterSpace(self.config.parameters, self.model)
-        except InputError as error:
-            raise InputError(f"{self.where}: {error}") from None
-
     @property
     def control_period(self) -> float:
         """[s]"""
@@ -149,9 +261,15 @@ class Robot:
     def task(self) -> Task:
         return _task_class(self.config.task, self.folder, self.where)(self.model)
 
-    @cached_property
-    def terms(self) -> dict[str, Term]:
-        """Every observation term by name, the task's own observation `v5` included."""
+    @property
+    def episode_steps(self) -> int:
+        return self.task.episode_steps
+
+    @property
+    def own_terms(self) -> tuple[str, ...]:
+        return ("v5",)
+
+    def _resolve_terms(self) -> dict[str, Term]:
         task, model = self.task, self.model
         data = {"qpos": model.qpos0[None], "qvel": np.zeros((1, model.nv))}
         state = mujoco.MjData(model)
@@ -176,26 +294,7 @@ class Robot:
                 terms[name] = resolve(name, config, model, where)
         return terms
 
-    def observation(self, observe: str | Sequence[str] | None) -> list[Term]:
-        """The terms of an observation set, or of a list of term names; None is `v5`."""
-        sets = {"v5": ["v5"], **self.config.observations}
-        names = observe or "v5"
-        if isinstance(names, str):
-            if names not in sets:
-                raise InputError(
-                    f"{self.name}: no observation set '{names}'{nearest(names, sets)}; "
-                    f"the sets are {', '.join(sets)}"
-                )
-            names = sets[names]
-        for name in names:
-            if name not in self.terms:
-                raise InputError(
-                    f"{self.where}: observations: no term '{name}'{nearest(name, self.terms)}; "
-                    f"the terms are {', '.join(self.terms)}"
-                )
-        return [self.terms[name] for name in names]
-
-    @cached_property
+    @property
     def actuators(self) -> tuple[str, ...]:
         return tuple(
             self.model.actuator(i).name or f"actuator{i}" for i in range(self.model.nu)
@@ -207,29 +306,12 @@ class Robot:
         low, high = self.model.actuator_ctrlrange.astype(np.float32).T
         return low, high
 
-    def gap(self, gap: str | Path | Gap | None) -> Gap:
-        """A gap by its name in gaps/, by path, or as it is; None is no gap."""
-        if gap is None:
-            return Gap()
-        if not isinstance(gap, Gap):
-            where = content.gap_file(self.folder, gap)
-            gap = schema.read(Gap, where)
-        else:
-            where = f"gap for {self.name}"
-        gap.check(self.terms, self.actuators, str(where))
-        for name in gap.xi:
-            if name not in self.space.names:
-                known = self.space.names
-                raise InputError(
-                    f"{where}: xi: no parameter '{name}'{nearest(name, known)}; "
-                    f"the parameters are {', '.join(known)}"
-                )
+    def _check_gap(self, gap: Gap, where: str) -> None:
         if gap.latency.action_ms != Latency().action_ms and not self._delays:
             raise InputError(
                 f"{where}: latency: action_ms needs a parameter with field actuator_delay in "
                 f"{self.where}, so that training, gap and identification share one latency"
             )
-        return gap
 
     def state_from(self, values: dict[str, Array]) -> LoggedState | None:
         """What logged terms (T, size) say of the simulator's state; None if they say nothing."""

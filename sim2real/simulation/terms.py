@@ -109,12 +109,14 @@ def _joint_velocity(model: mujoco.MjModel, names: Sequence[str], where: str) -> 
 
 
 def _gravity(model: mujoco.MjModel, names: Sequence[str], where: str) -> _Source:
-    """Unit vector of gravity in the frame of a free body, the third row of R with the sign turned."""
+    """Unit vector of gravity in the frame of a free body, the third row of R with the sign turned.
+    A task may begin with a quaternion that MuJoCo has yet to normalise."""
     a = int(model.jnt_qposadr[_free_joint(model, names, where)]) + 3
 
     def read(d: Mapping[str, Array]) -> Array:
         w, x, y, z = np.moveaxis(d["qpos"][:, a : a + 4], 1, 0)
-        return -np.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], 1)
+        up = np.stack([2 * (x * z - w * y), 2 * (y * z + w * x), w * w - x * x - y * y + z * z], 1)
+        return -up / (w * w + x * x + y * y + z * z)[:, None]
 
     return _Source(3, ("x", "y", "z"), read, vector=True, quaternion=a)
 
@@ -141,7 +143,7 @@ def _body_position(model: mujoco.MjModel, names: Sequence[str], where: str) -> _
 
 
 def _last_action(model: mujoco.MjModel, names: Sequence[str], where: str) -> _Source:
-    elements = tuple(model.actuator(i).name for i in range(model.nu))
+    elements = tuple(model.actuator(i).name or f"actuator{i}" for i in range(model.nu))
     return _Source(model.nu, elements, lambda d: d["last_action"])
 
 

@@ -123,9 +123,10 @@ class Worlds:
             self._engine.set_model(np.arange(B), {"actuator_dynprm": prm}, derive=False)
 
     def seed_world(self, world: int, seed: int) -> None:
-        """Restarts the streams of one world's initial states, as Gymnasium's `reset(seed=...)`, and
-        of its noise. The robot that the world drew from its gap stays."""
+        """Restarts the streams of one world's initial states, as Gymnasium's `reset(seed=...)`, of
+        its ξ and of its noise. The robot that the world drew from its gap stays."""
         self._reset_rng[world] = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
+        self._xi_rng[world] = np.random.default_rng(np.random.SeedSequence([seed, world, 1]))
         self._noise_seed[world] = seed
         self.episodes[world] = 0
 

@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -88,11 +89,14 @@ def model(normalizer=True, scale=SCALE, keeps_history=False, forgets_context=Fal
         "context_out": (1, K),
     }
 
+    def node(op, inputs, output, attributes: dict[str, Any]):
+        return helper.make_node(op, inputs, [output], **attributes)
+
     def info(tensors):
         return [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in tensors.items()]
 
     graph = helper.make_graph(
-        [helper.make_node(op, inputs, [out], **kw) for op, inputs, out, kw in nodes],
+        [node(*entry) for entry in nodes],
         "pd",
         info(shapes),
         info(outs),
@@ -105,7 +109,7 @@ def model(normalizer=True, scale=SCALE, keeps_history=False, forgets_context=Fal
 
 def reference(obs, reset, context):
     """The same policy in numpy float64, (T, O) -> command, raw (T, A): what torch is elsewhere."""
-    history, commands, raws = None, [], []
+    history, commands, raws = np.empty((H, O)), [], []
     for row, begins in zip(obs, reset, strict=True):
         history = np.tile(row, (H, 1)) if begins else np.vstack([history[1:], row])
         x = np.concatenate([history.ravel(), context])
@@ -141,7 +145,9 @@ CONTRACT = c.Contract(
     control_period=PERIOD,
     max_observation_age=0.05,
     observations=tuple(
-        c.Observation(name, size, unit, "world", "encoder", "measured", (), (-3.0,) * size, (0.1 + 0.2,) * size)
+        c.Observation(
+            name, size, unit, "world", "encoder", "measured", (), (-3.0,) * size, (0.3,) * size
+        )
         for name, (size, unit) in TERMS.items()
     ),
     commands=c.Commands(
@@ -236,8 +242,8 @@ class PointMass(threading.Thread):
                 data, sender = self.socket.recvfrom(protocol.MAX_DATAGRAM)
                 message = protocol.decode(data)
             except (TimeoutError, ConnectionRefusedError):
-                message = None
-            if message is not None and message.kind is Kind.HELLO:
+                message, sender = None, None
+            if message is not None and sender is not None and message.kind is Kind.HELLO:
                 peer, self.taken = sender, 0
                 self.socket.sendto(protocol.describe(self.description).encode(), peer)
             elif message is not None and message.kind is Kind.DAMP:
@@ -287,8 +293,14 @@ class PointMass(threading.Thread):
         ended = self.steps == self.description.episode_steps
         stamp = time.monotonic() if self.description.realtime else self.steps * PERIOD
         return protocol.observation(
-            self.description, self.seq, self.taken, stamp, self.sense(self.seq, obs), self.reward, False, ended
-        ).encode()  # fmt: skip
+            self.description,
+            self.seq,
+            self.taken,
+            stamp,
+            self.sense(self.seq, obs),
+            self.reward,
+            truncated=ended,
+        ).encode()
 
     def transmit(self, data, peer):
         self.tick += 1

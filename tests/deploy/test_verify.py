@@ -1,3 +1,4 @@
+import hashlib
 import io
 import json
 from dataclasses import replace
@@ -39,12 +40,12 @@ def test_any_single_byte_changed_is_refused(write, name):
     whole = path.read_bytes()
     rng = np.random.default_rng(0)
     places = range(len(whole))
-    if name == "policy.onnx":  # every byte of the metadata, framing included, every fifth elsewhere
+    if name == "policy.onnx":  # every byte of the metadata, framing included, every 29th elsewhere
         entry = split_model(whole)[1][0]
         start = whole.index(entry)
-        places = sorted({*range(start, start + len(entry)), *range(0, len(whole), 5)})
+        places = sorted({*range(start, start + len(entry)), *range(0, len(whole), 29)})
     elif name == "golden.npz":
-        places = range(0, len(whole), 31)
+        places = range(0, len(whole), 101)
     for at in places:
         changed = bytearray(whole)
         changed[at] ^= int(rng.integers(1, 256))
@@ -71,7 +72,7 @@ def reseal(folder, edit):
     data = json.loads(contract_text(path.read_bytes()))
     del data["contract"]
     edit(data)
-    data["contract"] = c._sha256(json.dumps(data, ensure_ascii=False))
+    data["contract"] = hashlib.sha256(json.dumps(data, ensure_ascii=False).encode()).hexdigest()
     path.write_bytes(with_contract(path.read_bytes(), json.dumps(data, ensure_ascii=False)))
 
 
@@ -131,6 +132,7 @@ def test_every_semantic_value_that_is_changed_is_refused(write, contract):
             elif value is None or value == []:
                 data[path[-1]] = [1.0, 1.0] if value is None else ["j"]
             else:
+                assert isinstance(value, (int, float))
                 data[path[-1]] = value * 1.001 + 1e-9 if isinstance(value, float) else value + 1
 
         (folder / "policy.onnx").write_bytes(whole)
@@ -213,11 +215,11 @@ def test_a_graph_that_onnxruntime_does_not_know_is_refused(write, make_model):
 
 def test_golden_bytes_that_are_no_recording_are_refused(contract):
     for junk in (b"", b"PK\x03\x04", np.zeros(3).tobytes()):
-        with pytest.raises(InputError, match="golden.npz"):
+        with pytest.raises(InputError, match=r"golden\.npz"):
             Golden.from_bytes(junk, contract)
     file = io.BytesIO()
     np.savez(file, command=np.array([object()]))
-    with pytest.raises(InputError, match="golden.npz"):
+    with pytest.raises(InputError, match=r"golden\.npz"):
         Golden.from_bytes(file.getvalue(), contract)
 
 

@@ -68,7 +68,7 @@ def reference(policy, obs, reset, context):
 @pytest.mark.parametrize("head", ["clip", "tanh"])
 @torch.no_grad()
 def test_equals_the_definition_tick_by_tick(head):
-    policy = build(replace(SPEC, head=head, scale=(), offset=()))
+    policy = build(replace(SPEC, head=head))
     rng = np.random.default_rng(1)
     obs = rng.normal(size=(40, 3)) * 3
     reset = np.arange(40) % 17 == 0
@@ -123,7 +123,7 @@ def test_a_plain_policy_has_no_state():
 
 def test_commands_stay_within_the_limits():
     for head in ("clip", "tanh"):
-        policy = build(replace(SPEC, head=head, scale=(), offset=()))
+        policy = build(replace(SPEC, head=head))
         with torch.no_grad():
             policy.network[-1].get_parameter("weight").mul_(100)
             command, raw, _ = policy.forward_full(torch.randn(500, 3), policy.initial(500))

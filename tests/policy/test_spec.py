@@ -51,12 +51,12 @@ def test_sizes_follow_from_the_parts():
     assert replace(SPEC, history=1, context=()).z_names == ()
 
 
-def test_scale_and_offset_default_to_the_head():
-    assert (SPEC.scale, SPEC.offset) == ((1.0, 1.0), (0.0, 0.0))
-    squashed = replace(
-        SPEC, head="tanh", scale=(), offset=(), actuators=ActuatorSpec(("a",), "V", (-2.0,), (6.0,))
-    )
-    assert (squashed.scale, squashed.offset) == ((4.0,), (2.0,))
+def test_scale_and_offset_follow_from_the_head():
+    scaled = replace(SPEC, scale=(2.0, 3.0), offset=(0.0, 1.0))
+    assert (scaled.action_scale, scaled.action_offset) == ((2.0, 3.0), (0.0, 1.0))
+    assert (SPEC.action_scale, SPEC.action_offset) == ((1.0, 1.0), (0.0, 0.0))
+    squashed = replace(SPEC, head="tanh", actuators=ActuatorSpec(("a",), "V", (-2.0,), (6.0,)))
+    assert (squashed.action_scale, squashed.action_offset) == ((4.0,), (2.0,))
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,8 @@ def test_scale_and_offset_default_to_the_head():
         ({"terms": ()}, "at least one observation term"),
         ({"terms": SPEC.terms * 2}, "must be different names"),
         ({"scale": (1.0,)}, "2 finite numbers"),
+        ({"offset": (1.0, math.inf)}, "2 finite numbers"),
+        ({"head": "tanh", "scale": (1.0, 1.0)}, "leave it empty"),
         ({"episodes": -1}, "0 or more"),
     ],
 )

@@ -7,8 +7,6 @@ command[t], reward[t], obs[t+1]) is a transition.
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -20,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim2real.deploy.contract import AdaptedState
-from sim2real.deploy.files import canonical, parse, write_atomically
+from sim2real.deploy.files import canonical, npz, parse, parse_npz, write_atomically
 from sim2real.deploy.robots.base import RobotDescription
 from sim2real.schema import read, to_dict
 from sim2real.types import Array, InputError, nearest
@@ -92,30 +90,27 @@ class EpisodeLog:
         """Write into `folder`, under a name made of time and episode; the path."""
         arrays: dict[str, Any] = {f"obs/{name}": value for name, value in self.obs.items()}
         arrays |= {name: getattr(self, name) for name in ARRAYS if getattr(self, name) is not None}
-        file = io.BytesIO()
-        np.savez(file, **arrays, info=np.array(canonical(to_dict(self.info))))
+        arrays["info"] = canonical(to_dict(self.info))
         path = Path(folder) / f"{self.info.started}-{self.info.episode:04d}.npz"
-        write_atomically(path, file.getvalue())
+        write_atomically(path, npz(arrays))
         return path
 
     @staticmethod
     def read(path: str | Path) -> EpisodeLog:
         """The log at `path`; InputError with one sentence where it is not a whole log."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                if not isinstance(file, np.lib.npyio.NpzFile):
-                    raise ValueError("it holds one array")
-                arrays: dict[str, Any] = {key: file[key] for key in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-            raise InputError(f"{path} is not a whole log: {error}") from None
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from None
+        arrays: dict[str, Any] = dict(parse_npz(data, str(path)))
         if "info" not in arrays:
             raise InputError(f"{path} is not a log of `sim2real run`: the array 'info' is missing")
-        data = parse(str(arrays.pop("info")), f"{path}: info")
-        if data.get("schema") != SCHEMA:
+        said = parse(str(arrays.pop("info")), f"{path}: info")
+        if said.get("schema") != SCHEMA:
             raise InputError(
-                f"{path} is of schema {data.get('schema')!r}; this package reads schema {SCHEMA}"
+                f"{path} is of schema {said.get('schema')!r}; this package reads schema {SCHEMA}"
             )
-        info = read(LogInfo, data, f"{path}: info")
+        info = read(LogInfo, said, f"{path}: info")
         obs = {
             key.removeprefix("obs/"): arrays.pop(key)
             for key in list(arrays)
