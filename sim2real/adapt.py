@@ -128,7 +128,9 @@ def adapt(
             f"policy '{policy.spec.name}' has no context to adapt; train one with adapt: context"
         )
     if episodes < 3:
-        raise InputError(f"episodes is {episodes}; adaptation needs at least 3: one to gather, two to compare")
+        raise InputError(
+            f"episodes is {episodes}; adaptation needs at least 3: one to gather, two to compare"
+        )
     out = Path(out) if out is not None else Path("runs") / f"{policy.spec.name}-adapt"
     robot = Robot.load(policy.spec.env)
     observation_names(policy, robot)
@@ -214,7 +216,9 @@ class _Session:
             self.stages.setdefault(stage, []).append(value)
         return value
 
-    def z(self, context: Array, *, accepted: bool = False, std: Array | None = None) -> AdaptedState:
+    def z(
+        self, context: Array, *, accepted: bool = False, std: Array | None = None
+    ) -> AdaptedState:
         space = self.robot.space
         spread = np.array(space.prior().std()) if std is None else std
         return AdaptedState(
@@ -286,7 +290,14 @@ class _Session:
         std = z.posterior.std if accepted and z.posterior is not None else None
         state = self.z(context, accepted=accepted, std=std)
         return Adaptation(
-            accepted, reason, state, self.artifact.folder, z.posterior, rehearsal, self.spent, self.stages
+            accepted,
+            reason,
+            state,
+            self.artifact.folder,
+            z.posterior,
+            rehearsal,
+            self.spent,
+            self.stages,
         )
 
 
@@ -296,7 +307,9 @@ def by_return(before: Array, after: Array) -> tuple[bool, str]:
     gain = float(after.mean() - before.mean())
     spread = np.array([x.var(ddof=1) / len(x) if len(x) > 1 else 0.0 for x in (before, after)])
     error = float(np.sqrt(spread.sum()))
-    said = f"return {before.mean():.0f} before, {after.mean():.0f} after, standard error {error:.0f}"
+    said = (
+        f"return {before.mean():.0f} before, {after.mean():.0f} after, standard error {error:.0f}"
+    )
     return gain > error, said
 
 
@@ -343,5 +356,3 @@ def _from_logs(
         spent.episodes, spent.seconds, spent.falls,
     )  # fmt: skip
     return Adaptation(accepted, reason, state, artifact.folder, z.posterior, rehearsal, spent)
-
-

@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if package == "sim2real":
             raise
         print(
-            f'sim2real: this command needs {package}: pip install "sim2real[train]"', file=sys.stderr
+            f'sim2real: this command needs {package}: pip install "sim2real[train]"',
+            file=sys.stderr,
         )
         return WRONG
     except KeyboardInterrupt:
@@ -47,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="sim2real", description="Train in simulation, adapt on the robot, export.")
+    parser = _Parser(
+        prog="sim2real", description="Train in simulation, adapt on the robot, export."
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     p = _command(commands, demo, "the whole line on the hopper, in about five minutes")
@@ -70,13 +73,17 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--gap", help="a gap of the robot, or a gap file")
     p.add_argument("--xi", action="append", default=[], metavar="NAME=VALUE", type=_assignment)
     p.add_argument("--context", default="nominal", help="nominal, true or other")
-    p.add_argument("--grid", metavar="NAME[,NAME]", help="robustness map over one or two parameters")
+    p.add_argument(
+        "--grid", metavar="NAME[,NAME]", help="robustness map over one or two parameters"
+    )
     p.add_argument("--picture", help="where the robustness map is drawn (PNG)")
     p.add_argument("--episodes", type=_positive, default=20)
     p.add_argument("--seed", type=int, default=0)
 
     p = _command(commands, identify, "the physics that explain logs")
-    p.add_argument("logs", metavar="LOGS", nargs="+", help="logs of `sim2real run`, or their folders")
+    p.add_argument(
+        "logs", metavar="LOGS", nargs="+", help="logs of `sim2real run`, or their folders"
+    )
     p.add_argument("--env", required=True, help="the robot that wrote them")
     p.add_argument("--out", default="posterior.json")
     p.add_argument("--seed", type=int, default=0)
@@ -95,7 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("policy", metavar="POLICY", help="folder of a trained policy")
     p.add_argument("--out", help="folder of the artifact; default POLICY/artifact")
 
-    p = _command(commands, verify, "is this artifact what was exported, and does it compute it here?")
+    p = _command(
+        commands, verify, "is this artifact what was exported, and does it compute it here?"
+    )
     p.add_argument("artifact", metavar="ARTIFACT")
 
     p = _command(commands, serve, "a simulated robot as a process, over UDP", json_=False)
@@ -159,7 +168,9 @@ def _fail(text: str) -> Any:
     raise argparse.ArgumentTypeError(f"'{text}' must be NAME=NUMBER, such as torso_mass=1.5")
 
 
-def _answer(arguments: argparse.Namespace, figures: dict[str, Any], show: Callable[[], None]) -> None:
+def _answer(
+    arguments: argparse.Namespace, figures: dict[str, Any], show: Callable[[], None]
+) -> None:
     if arguments.json:
         print(json.dumps(figures))
     else:
@@ -261,7 +272,9 @@ def identify(arguments: argparse.Namespace) -> int:
         [r["name"], f"{r['mean']:.3g}", f"{r['std']:.2g}", r["unit"], "" if r["revealed"] else "the data cannot tell"]
         for r in posterior.summary()
     ]  # fmt: skip
-    _answer(arguments, figures, lambda: _print(_table(["parameter", "mean", "std", "unit", ""], rows)))
+    _answer(
+        arguments, figures, lambda: _print(_table(["parameter", "mean", "std", "unit", ""], rows))
+    )
     return DONE
 
 

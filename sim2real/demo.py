@@ -55,7 +55,9 @@ def demo(out: Path, *, steps: int | None = None) -> dict[str, Any]:
     history = Policy.load(out / "history")
     rows: dict[str, RunResult] = {}
     with address_of(f"{policy.spec.env}/{GAP}") as where, progress.bar("robot", 4) as report:
-        rows["uniform randomization, history"] = _drive(export(history, out / "history-artifact"), where, None)
+        rows["uniform randomization, history"] = _drive(
+            export(history, out / "history-artifact"), where, None
+        )
         report(1, {})
         rows["zero-shot"] = _drive(artifact, where, None)
         report(2, {})
@@ -68,7 +70,9 @@ def demo(out: Path, *, steps: int | None = None) -> dict[str, Any]:
     figures = _figures(rows, adaptation, latency, time.monotonic() - started)
     write_atomically(out / "figures.json", (json.dumps(figures, indent=2) + "\n").encode())
     columns, table = figures_table(figures)
-    map_ = grid(policy, robot, ["torso_mass", "motor_strength"], points=7, episodes=2, context="true")
+    map_ = grid(
+        policy, robot, ["torso_mass", "motor_strength"], points=7, episodes=2, context="true"
+    )
     write_report(
         out / "report.html",
         Report(
@@ -92,7 +96,15 @@ def figures_table(figures: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     ]  # fmt: skip
     spent, latency = figures["adaptation"], figures["latency"]
     said = "accepted" if figures["accepted"] else "not accepted, rolled back"
-    rows.append(["spent on adaptation", said, str(spent["episodes"]), str(spent["falls"]), f"{spent['seconds']:.1f}"])
+    rows.append(
+        [
+            "spent on adaptation",
+            said,
+            str(spent["episodes"]),
+            str(spent["falls"]),
+            f"{spent['seconds']:.1f}",
+        ]
+    )
     inference, lateness = latency["inference"], latency["lateness"]
     rows.append([
         "latency, paced in real time",
@@ -127,14 +139,18 @@ def _baseline(out: Path, steps: int | None) -> Iterator[None]:
         return
     if (folder / "recipe.yaml").is_file():
         command += ["--resume"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     try:
         yield
         with progress.bar("the reference policy", 1) as report:
             _, said = process.communicate()
             report(1, {})
         if process.returncode != 0:
-            raise InputError(f"training the reference policy failed: {said.strip().splitlines()[-1]}")
+            raise InputError(
+                f"training the reference policy failed: {said.strip().splitlines()[-1]}"
+            )
     finally:
         if process.poll() is None:
             process.terminate()
@@ -159,7 +175,9 @@ def _true_context(policy: Policy, robot: Robot, adaptation: Adaptation) -> Adapt
         xi[robot.space.names.index(name)] = value
     told = tell(policy, xi[None], robot, "true")
     assert told is not None
-    return replace(adaptation.z, value=tuple(map(float, told[0])), std=(0.0,) * len(xi), accepted=True)
+    return replace(
+        adaptation.z, value=tuple(map(float, told[0])), std=(0.0,) * len(xi), accepted=True
+    )
 
 
 def _paced(artifact: Artifact, env: str, adaptation: Adaptation) -> dict[str, Any]:
@@ -177,7 +195,9 @@ def _paced(artifact: Artifact, env: str, adaptation: Adaptation) -> dict[str, An
                 report(last[0], {})
 
         try:
-            result = run(artifact, robot, seconds=20.0, z=adaptation.z, realtime=True, progress=show)
+            result = run(
+                artifact, robot, seconds=20.0, z=adaptation.z, realtime=True, progress=show
+            )
         finally:
             robot.close()
     return {**asdict(result.latency), "seconds": result.seconds}

@@ -13,8 +13,8 @@ import torch
 from sim2real.make import physics
 from sim2real.policy.policy import Policy
 from sim2real.simulation.gap import Gap
+from sim2real.simulation.make import AnyWorlds, make_worlds
 from sim2real.simulation.robot import Robot
-from sim2real.simulation.worlds import Worlds
 from sim2real.types import Array, InputError, nearest
 
 Told = Literal["nominal", "true", "other"] | Array
@@ -92,8 +92,11 @@ def evaluate(
     Raises:
         InputError: the policy is for another robot, or a name does not exist.
     """
-    robot = env if isinstance(env, Robot) else Robot.load(env if env is not None else policy.spec.env)
-    worlds = Worlds(robot, episodes, gap=gap, observe=observation_names(policy, robot), seed=seed)
+    robot = (
+        env if isinstance(env, Robot) else Robot.load(env if env is not None else policy.spec.env)
+    )
+    names = observation_names(policy, robot)
+    worlds = make_worlds(robot, episodes, gap=gap, observe=names, seed=seed)
     physics_ = None
     if xi is not None:
         physics_ = xi if isinstance(xi, np.ndarray) and xi.ndim == 2 else physics(robot, xi)
@@ -112,7 +115,7 @@ class Played(NamedTuple):
     xi: Array
 
 
-def play(policy: Policy, worlds: Worlds, obs: Array, context: Array | None) -> Played:
+def play(policy: Policy, worlds: AnyWorlds, obs: Array, context: Array | None) -> Played:
     """One whole episode in every world, from worlds that have just been reset."""
     B = worlds.num_worlds
     returns, ticks, falls = np.zeros(B), np.zeros(B, int), np.zeros(B, bool)
@@ -226,7 +229,9 @@ def grid(
     return RobustnessMap(tuple(axes), tuple(values), mean.reshape([points] * len(ids)))
 
 
-def gap_closed(adapted: Array, zero_shot: Array, oracle: Array, *, seed: int = 0) -> Interval | None:
+def gap_closed(
+    adapted: Array, zero_shot: Array, oracle: Array, *, seed: int = 0
+) -> Interval | None:
     """(J_adapted - J_0) / (J_oracle - J_0) with its bootstrap interval, never clipped; None ("no
     gap") where the 95 % lower bound of J_oracle - J_0 is not above a tenth of |J_oracle|.
 

@@ -15,8 +15,8 @@ from sim2real.evaluate import observation_names
 from sim2real.policy.policy import Policy
 from sim2real.simulation.camera import Camera
 from sim2real.simulation.gap import Gap
+from sim2real.simulation.make import make_worlds
 from sim2real.simulation.robot import Robot
-from sim2real.simulation.worlds import Worlds
 from sim2real.types import Array
 
 FPS = 20
@@ -47,7 +47,7 @@ def film(
     Raises:
         RenderingMissing: no picture can be drawn here.
     """
-    worlds = Worlds(robot, 1, gap=gap, observe=observation_names(policy, robot), seed=seed)
+    worlds = make_worlds(robot, 1, gap=gap, observe=observation_names(policy, robot), seed=seed)
     obs = worlds.reset()
     model = copy.copy(robot.model)
     robot.space.write(model, worlds.xi[0])
@@ -73,9 +73,11 @@ def film(
 
 
 def side_by_side(films: Mapping[str, Film]) -> Array:
-    """(T, H, W, 3) uint8: the films beside each other, each with its title, clock and return."""
+    """(T, H, W, 3) uint8: the films beside each other, each with its title, clock and return, cut
+    one second after the last episode has ended."""
     font = ImageFont.load_default(15)
-    length = min(len(f.frames) for f in films.values())
+    ends = [len(f.frames) if f.ended is None else round((f.ended + 1) * FPS) for f in films.values()]
+    length = min(max(ends), *(len(f.frames) for f in films.values()))
     pictures: list[Array] = []
     for t in range(length):
         row: list[Array] = []
@@ -94,11 +96,11 @@ def side_by_side(films: Mapping[str, Film]) -> Array:
 
 def gif(frames: Array) -> bytes:
     """(T, H, W, 3) uint8 as an endless GIF of at most 1.5 MB: fewer colours, then fewer frames."""
-    for colours, every in ((64, 1), (32, 1), (32, 2), (16, 4), (16, 8)):
+    for colours, every in ((128, 1), (64, 1), (64, 2), (32, 4), (32, 8)):
         shown = frames[::every]
         # One palette for all frames, from some of them: colours that change by the frame flicker.
         some = Image.fromarray(np.concatenate(frames[:: max(1, len(frames) // 6)]))
-        palette = some.quantize(colours, dither=Image.Dither.NONE)
+        palette = some.quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
         pages = [
             Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE) for f in shown
         ]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from sim2real.simulation.gap import Gap
+from sim2real.simulation.make import make_worlds
 from sim2real.simulation.robot import Robot
-from sim2real.simulation.worlds import Worlds
 from sim2real.types import Array, InputError, nearest
 
 if TYPE_CHECKING:
@@ -38,12 +38,13 @@ def make_vec(
         seed: world i begins as Gymnasium's environment does with seed + i.
 
     Returns:
-        Observations (B, O) float64, actions (B, A) float32 in the actuators' unit.
+        Observations (B, O) float64, actions (B, A) float32 in the actuators' unit. Where the robot
+        is a Gymnasium environment with dictionary observations and `observe` is None, dictionaries.
 
     Raises:
         InputError: a name that does not exist, or a file that is not right.
     """
-    from sim2real.learning.vec_env import WorldsVecEnv
+    from sim2real.learning.vec_env import Parts, WorldsVecEnv
 
     if randomize not in ("uniform", "none"):
         raise InputError(
@@ -52,7 +53,9 @@ def make_vec(
         )
     robot = Robot.load(env)
     draw = robot.space.prior() if randomize == "uniform" else None
-    return WorldsVecEnv(Worlds(robot, num_envs, gap=gap, observe=observe, draw=draw, seed=seed))
+    worlds = make_worlds(robot, num_envs, gap=gap, observe=observe, draw=draw, seed=seed)
+    venv = WorldsVecEnv(worlds)
+    return Parts(venv, {t.name: t.size for t in worlds.terms}) if worlds.dictionary else venv
 
 
 def make_env(
@@ -63,7 +66,7 @@ def make_env(
     observe: str | Sequence[str] | None = None,
     seed: int = 0,
     render_mode: str | None = None,
-) -> gymnasium.Env[Array, Array]:
+) -> gymnasium.Env[Any, Array]:
     """One world of a robot as a Gymnasium environment. See `make_vec` for the arguments.
 
     Args:
@@ -76,7 +79,7 @@ def make_env(
     from sim2real.learning.gym import WorldEnv
 
     robot = Robot.load(env)
-    worlds = Worlds(robot, 1, gap=gap, observe=observe, seed=seed, threads=1)
+    worlds = make_worlds(robot, 1, gap=gap, observe=observe, seed=seed, threads=1)
     return WorldEnv(worlds, None if xi is None else physics(robot, xi), render_mode)
 
 

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -92,6 +94,12 @@ def read_curve(path: str | Path) -> tuple[Array, Array]:
 def draw_curves(curves: Mapping[str, tuple[Array, Array]], theme: Theme) -> Figure:
     """Label -> (steps, return), in one picture."""
     figure, (axes,) = _figure(theme, 7.2, 3.2)
+    fill_curves(axes, curves, theme)
+    return figure
+
+
+def fill_curves(axes: Axes, curves: Mapping[str, tuple[Array, Array]], theme: Theme) -> None:
+    """As `draw_curves`, into axes that are there."""
     colours = [theme.after, theme.other, theme.before, theme.truth]
     dashes = ["-", "--", "-.", ":"]
     for k, (label, (steps, value)) in enumerate(curves.items()):
@@ -100,11 +108,10 @@ def draw_curves(curves: Mapping[str, tuple[Array, Array]], theme: Theme) -> Figu
         if len(steps):
             axes.plot(steps[-1], value[-1], "o", color=colour, markersize=4.5)
     axes.set_xlabel("control steps of training")
-    axes.set_ylabel("return")
+    axes.set_ylabel("return of training episodes")
     axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
     axes.set_xlim(left=0)
     _legend(axes, theme)
-    return figure
 
 
 def draw_ranges(
@@ -124,16 +131,16 @@ def draw_ranges(
         _draw_range(axes, info, declared.get(info.name), posterior, truth.get(info.name), theme)
     for axes in panels[len(trained) :]:
         axes.set_axis_off()
-    entries = [
+    entries: list[Artist] = [
         Patch(facecolor=theme.band, edgecolor=theme.faint, label="range of training"),
-        axes_line(theme.text, ":", "nominal"),
+        Line2D([], [], color=theme.text, linestyle=":", linewidth=1.5, label="nominal"),
     ]
     if posterior is not None:
         entries.append(Patch(facecolor=theme.after, alpha=0.75, label="posterior"))
         if not posterior.informed.all():
             entries.append(Patch(facecolor=theme.other, alpha=0.45, label="the logs cannot tell"))
     if truth:
-        entries.append(axes_line(theme.truth, "-", "the robot's own"))
+        entries.append(Line2D([], [], color=theme.truth, linewidth=2.0, label="the robot's own"))
     legend = figure.legend(handles=entries, loc="outside lower center", ncols=len(entries),
                            frameon=False, fontsize=8.5)  # fmt: skip
     for text in legend.get_texts():
@@ -156,12 +163,12 @@ def _draw_range(
         marks += ends
         colour, alpha = (theme.after, 0.75) if told else (theme.other, 0.45)
         if ends[0] < ends[1]:
-            edges = np.linspace(*ends, 49)
+            edges = np.linspace(*ends, 41)
             density, _ = np.histogram(posterior.samples[:, k], edges, weights=posterior.weights)
             density = density / max(density.max(), 1e-300)
             axes.stairs(density, edges, fill=True, color=colour, alpha=alpha, zorder=2)
-            axes.stairs(density, edges, color=colour, linewidth=1.0, zorder=3)
-        said = f"{mean:.3g} ± {std:.2g}" if told else "the logs cannot tell"
+        unit = "" if info.unit == "1" else f" {info.unit}"
+        said = f"{mean:.3g} ± {std:.2g}{unit}" if told else "the logs cannot tell"
         title += f": {said}"
     if truth is not None:
         axes.axvline(truth, color=theme.truth, linewidth=2.0, zorder=5)
@@ -193,6 +200,7 @@ def draw_stages(stages: Mapping[str, Sequence[float]], theme: Theme) -> Figure:
         axes.annotate(f"{mean:.0f}", (x + 0.35, mean), color=colour, va="center", fontsize=10)
     axes.set_xticks(range(len(names)), [_stage(name, len(stages[name])) for name in names])
     axes.set_xlim(-0.6, len(names) - 0.3)
+    axes.margins(y=0.12)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.set_ylabel("return of the episode")
     axes.grid(visible=False, axis="x")
@@ -235,20 +243,20 @@ def draw_robustness(
     bar.ax.tick_params(colors=theme.text, length=0)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     if len(x) * len(y) <= 100:
-        middle = (map_.mean.max() + map_.mean.min()) / 2
-        dark_cells = theme is LIGHT  # high values are dark on light paper, bright on dark
         for i, j in np.ndindex(map_.mean.shape):
-            high = map_.mean[i, j] > middle
-            colour = "#ffffff" if high == dark_cells else "#1c2430"
-            axes.text(x[i], y[j], f"{map_.mean[i, j]:.0f}", ha="center", va="center", fontsize=7.5,
-                      color=colour)  # fmt: skip
+            cell = np.array(mesh.to_rgba(map_.mean[i, j])[:3])
+            bright = cell**2.2 @ [0.2126, 0.7152, 0.0722] > 0.18  # relative luminance, as in WCAG 2
+            axes.text(x[i], y[j], f"{map_.mean[i, j]:.0f}", ha="center", va="center", fontsize=8,
+                      color="#10151c" if bright else "#ffffff")  # fmt: skip
     halo = {"markeredgecolor": theme.background, "markeredgewidth": 1.5, "linestyle": "none"}
     if nominal is not None:
         axes.plot(*nominal, "D", color=theme.text, markersize=9, label="nominal", **halo)
     if place is not None and posterior is not None:
         mean, std = posterior.mean[place], 1.96 * posterior.std[place]
         axes.errorbar(*mean, std[1], std[0], color=theme.before, linewidth=2.2, capsize=4)
-        axes.plot(*mean, "o", color=theme.before, markersize=9, label="identified, with 95 %", **halo)
+        axes.plot(
+            *mean, "o", color=theme.before, markersize=9, label="identified, with 95 %", **halo
+        )
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
     axes.grid(visible=False)
@@ -271,6 +279,7 @@ def _draw_line(
         _legend(axes, theme)
     axes.set_xlabel(label)
     axes.set_ylabel("mean return")
+    axes.margins(y=0.1)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     return figure
 
@@ -280,7 +289,9 @@ def draw_returns(axes: Axes, rows: Mapping[str, Interval], theme: Theme) -> None
     colours = {"zero-shot": theme.before, "adapted": theme.after, "true context": theme.truth}
     for y, (name, (mean, low, high)) in enumerate(rows.items()):
         colour = colours.get(name, theme.other)
-        axes.plot([low, high], [y, y], color=colour, linewidth=5, alpha=0.35, solid_capstyle="round")
+        axes.plot(
+            [low, high], [y, y], color=colour, linewidth=5, alpha=0.35, solid_capstyle="round"
+        )
         axes.plot(mean, y, "o", color=colour, markersize=9)
         axes.annotate(f"{mean:.0f}", (mean, y), (0, 9), textcoords="offset points", ha="center",
                       color=colour, fontsize=10)  # fmt: skip
@@ -317,12 +328,6 @@ def _legend(axes: Axes, theme: Theme) -> None:
     legend = axes.legend(frameon=False, fontsize=9)
     for text in legend.get_texts():
         text.set_color(theme.text)
-
-
-def axes_line(colour: str, dash: str, label: str):
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=colour, linestyle=dash, linewidth=1.8, label=label)
 
 
 def _ramp(theme: Theme) -> list[str]:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from sim2real.dynamics.distribution import Product, Uniform
 from sim2real.evaluate import observation_names
 from sim2real.policy.policy import Policy
+from sim2real.simulation.make import make_worlds
 from sim2real.simulation.robot import Robot
-from sim2real.simulation.worlds import Worlds
 
 
 class Recording(NamedTuple):
@@ -24,14 +24,20 @@ class Recording(NamedTuple):
     """(T,) True at the first tick of each episode."""
 
 
-def record(policy: Policy, robot: Robot, *, worlds: int = 8, ticks: int = 50, seed: int = 0) -> Recording:
+def record(
+    policy: Policy, robot: Robot, *, worlds: int = 8, ticks: int = 50, seed: int = 0
+) -> Recording:
     """`worlds` recordings of `ticks` control steps, one after the other, with ξ drawn from the
     ranges that the policy was trained on."""
     spec = policy.spec
     trained = {p.name: (p.low, p.high) for p in spec.context or spec.parameters}
-    bounds = [trained.get(n, (float(x),) * 2) for n, x in zip(robot.space.names, robot.space.nominal, strict=True)]
+    bounds = [
+        trained.get(n, (float(x),) * 2)
+        for n, x in zip(robot.space.names, robot.space.nominal, strict=True)
+    ]
     draw = Product(tuple(Uniform((low,), (high,)) for low, high in bounds))
-    sim = Worlds(robot, worlds, observe=observation_names(policy, robot), draw=draw, seed=seed)
+    names = observation_names(policy, robot)
+    sim = make_worlds(robot, worlds, observe=names, draw=draw, seed=seed)
     obs = sim.reset()
     z, reset = policy.initial(worlds), torch.ones(worlds, 1)
     seen, resets = [], []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -114,9 +113,16 @@ def _film(report: Report) -> str:
     except RenderingMissing as error:
         return _section("Before and after", f'<p class="missing">No film: {_text(str(error))}.</p>')
     frames = side_by_side(films)
-    ends = {t: "does not end" if f.ended is None else f"ends after {f.ended:.1f} s" for t, f in films.items()}
-    alt = f"{SECONDS:.0f} seconds of the {report.robot.name} with the gap {report.gap}: " + "; ".join(
-        f"{title}, the episode {ends[title]}, return {f.returns[-1]:.0f}" for title, f in films.items()
+    ends = {
+        t: "does not end" if f.ended is None else f"ends after {f.ended:.1f} s"
+        for t, f in films.items()
+    }
+    alt = (
+        f"{SECONDS:.0f} seconds of the {report.robot.name} with the gap {report.gap}: "
+        + "; ".join(
+            f"{title}, the episode {ends[title]}, return {f.returns[-1]:.0f}"
+            for title, f in films.items()
+        )
     )
     picture = (
         f'<picture><source media="(prefers-reduced-motion: reduce)" srcset="{_uri(still(frames), "png")}">'
@@ -172,9 +178,7 @@ def _ranges(report: Report) -> str:
     if unknown:
         caption += f" They cannot tell: {', '.join(unknown)}."
     if truth:
-        caption += (
-            " The robot's own values come from the file of its gap; the adapting process never saw them."
-        )
+        caption += " The robot's own values come from the file of its gap; the adapting process never saw them."
     heads = ("parameter", "unit", "trained", "nominal", "identified", "the robot's own")
     head = "".join(f'<th scope="col">{h}</th>' for h in heads)
     numbers = (
@@ -195,14 +199,19 @@ def _robustness(report: Report) -> str:
         return ""
     robot, posterior = report.robot, report.adaptation.posterior
     best = np.unravel_index(int(map_.mean.argmax()), map_.mean.shape)
-    where = ", ".join(f"{n} {v[i]:.3g}" for n, v, i in zip(map_.names, map_.values, best, strict=True))
+    where = ", ".join(
+        f"{n} {v[i]:.3g}" for n, v, i in zip(map_.names, map_.values, best, strict=True)
+    )
     alt = (
         f"Mean return over {' and '.join(map_.names)}: from {map_.mean.min():.0f} to "
         f"{map_.mean.max():.0f}, the highest at {where}"
     )
-    caption = "Mean return in simulation over the ranges of training, everything else nominal."
+    caption = "Mean return in simulation; all other parameters are nominal."
     return _figure(
-        "Robustness", lambda theme: pictures.draw_robustness(map_, theme, robot, posterior), alt, caption
+        "Robustness",
+        lambda theme: pictures.draw_robustness(map_, theme, robot, posterior),
+        alt,
+        caption,
     )
 
 
@@ -213,7 +222,9 @@ def _curves(report: Report) -> str:
         try:
             read[label] = pictures.read_curve(path)
         except InputError as error:
-            missing.append(f'<p class="missing">No learning curve of {_text(label)}: {_text(str(error))}.</p>')
+            missing.append(
+                f'<p class="missing">No learning curve of {_text(label)}: {_text(str(error))}.</p>'
+            )
     drawn = {label: curve for label, curve in read.items() if len(curve[0])}
     if not drawn:
         return _section("Learning", "".join(missing)) if missing else ""

@@ -22,8 +22,8 @@ from sim2real.deploy.robots import protocol
 from sim2real.deploy.robots.base import ActuatorDescription, RobotDescription, TermDescription
 from sim2real.deploy.robots.protocol import Kind, Message
 from sim2real.simulation.gap import Gap
+from sim2real.simulation.make import make_worlds
 from sim2real.simulation.robot import Robot
-from sim2real.simulation.worlds import Worlds
 from sim2real.types import Array, InputError
 
 QUIET = 1.0
@@ -44,7 +44,7 @@ class SimulatedRobot:
                 f"{robot.where}: a robot sends what it measures, and every term here is privileged; "
                 "declare terms, or task_access: measured"
             )
-        self.worlds = Worlds(robot, 1, gap=gap, observe=names, seed=seed, threads=1)
+        self.worlds = make_worlds(robot, 1, gap=gap, observe=names, seed=seed, threads=1)
         self.description = _describe(robot, names, realtime)
         self.realtime = realtime
         self._parts = np.cumsum([t.size for t in self.worlds.terms])[:-1]
@@ -152,7 +152,9 @@ def serve(
         try:
             sock.bind(("127.0.0.1", port))
         except OSError as error:
-            raise InputError(f"port {port} cannot be used: {error.strerror}; give another") from None
+            raise InputError(
+                f"port {port} cannot be used: {error.strerror}; give another"
+            ) from None
         ready(*sock.getsockname())
         _loop(robot, sock, stop)
 
@@ -220,7 +222,7 @@ def _describe(robot: Robot, names: list[str], realtime: bool) -> RobotDescriptio
             robot.actuators, robot.config.command_unit, tuple(map(float, low)),
             tuple(map(float, high)),
         ),
-        robot.control_period, realtime, True, robot.task.episode_steps,
+        robot.control_period, realtime, True, robot.episode_steps,
     )  # fmt: skip
 
 
@@ -233,7 +235,17 @@ def served(
     Raises:
         InputError: the process did not start, with what it said.
     """
-    command = [sys.executable, "-m", "sim2real", "serve", str(env), "--port", "0", "--seed", str(seed)]
+    command = [
+        sys.executable,
+        "-m",
+        "sim2real",
+        "serve",
+        str(env),
+        "--port",
+        "0",
+        "--seed",
+        str(seed),
+    ]
     if gap is not None:
         command += ["--gap", str(gap)]
     if realtime:

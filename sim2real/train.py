@@ -18,16 +18,24 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
 from sim2real import progress, schema
-from sim2real.learning.learners import ALGORITHMS, build, to_policy
-from sim2real.learning.vec_env import Context, History, WorldsVecEnv, corrupted
+from sim2real.learning.learners import ALGORITHMS, build, to_policy, warm_up
+from sim2real.learning.vec_env import (
+    Context,
+    History,
+    Parts,
+    WorldsVecEnv,
+    corrupted,
+    goal_parts,
+)
 from sim2real.policy.policy import Policy
 from sim2real.policy.spec import ActuatorSpec, ParameterInfo, PolicySpec, TermSpec
 from sim2real.recipe import Recipe, read
+from sim2real.simulation.make import AnyWorlds, make_worlds
 from sim2real.simulation.robot import Robot
-from sim2real.simulation.worlds import Worlds
 from sim2real.types import InputError
 
 PACKAGES = ("torch", "mujoco", "mjbatch", "gymnasium", "stable-baselines3", "numpy", "onnxruntime")
@@ -79,12 +87,16 @@ def run(name: str, recipe: Recipe, out: Path, *, resume: bool, report: progress.
         model: BaseAlgorithm = ALGORITHMS[recipe.learner.algorithm].load(
             last / "model.zip", env=normalized, device="cpu"
         )
+        if isinstance(model, OffPolicyAlgorithm):  # checkpoints hold no replay buffer: fill it first
+            model.learning_starts = done + warm_up(recipe.learner, normalized)
     else:
         model = build(recipe.learner, normalized, recipe.seed, None)
     model.set_logger(configure(str(out / "log"), ["csv", "tensorboard"]))
     callback = _Run(recipe, out, report)
     try:
-        model.learn(recipe.steps - done, callback=callback, reset_num_timesteps=False, log_interval=1)
+        model.learn(
+            recipe.steps - done, callback=callback, reset_num_timesteps=False, log_interval=1
+        )
     except KeyboardInterrupt:
         callback.checkpoint()
         raise
@@ -96,14 +108,19 @@ def run(name: str, recipe: Recipe, out: Path, *, resume: bool, report: progress.
 
 class TrainingEnv(NamedTuple):
     env: VecEnv
-    worlds: Worlds
+    worlds: AnyWorlds
 
 
 def make_training_env(robot: Robot, recipe: Recipe, seed: int) -> TrainingEnv:
     """What the learner of a recipe acts in, before normalisation."""
     randomization = recipe.randomization
     draw = None if randomization is None else randomization.distribution(robot.space)
-    worlds = Worlds(robot, recipe.worlds, observe=recipe.observe, draw=draw, seed=seed,
+    worlds = make_worlds(
+        robot,
+        recipe.worlds,
+        observe=recipe.observe,
+        draw=draw,
+        seed=seed,
         threads=recipe.threads,
     )
     env: VecEnv = VecMonitor(WorldsVecEnv(worlds))
@@ -112,6 +129,10 @@ def make_training_env(robot: Robot, recipe: Recipe, seed: int) -> TrainingEnv:
     if recipe.adaptation is not None:
         encode = corrupted(robot.space.low, robot.space.high, recipe.adaptation.error)
         env = Context(env, worlds, encode, seed)
+    if recipe.learner.her:
+        if recipe.history > 1:
+            raise InputError("history: her relabels the goal of one observation; use history: 1")
+        env = Parts(env, goal_parts(worlds, env))
     return TrainingEnv(env, worlds)
 
 
@@ -208,10 +229,14 @@ def _prepare_folder(out: Path, recipe: Recipe, resume: bool) -> None:
     path = out / "recipe.yaml"
     if path.is_file():
         if not resume:
-            raise InputError(f"{out} already holds a run; choose another --out, or continue it with --resume")
+            raise InputError(
+                f"{out} already holds a run; choose another --out, or continue it with --resume"
+            )
         before = schema.read(Recipe, path)
         if replace(before, steps=recipe.steps, checkpoint=recipe.checkpoint) != recipe:
-            raise InputError(f"{path} differs from the recipe given; resume with the recipe of the run")
+            raise InputError(
+                f"{path} differs from the recipe given; resume with the recipe of the run"
+            )
     elif resume:
         raise InputError(f"{out} holds no run to resume; leave --resume out")
     out.mkdir(parents=True, exist_ok=True)

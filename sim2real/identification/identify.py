@@ -75,7 +75,7 @@ def explain(
     while True:
         log_p = -_cost(error, scale, length, held_out=False)
         report(round_, {"beta": beta})
-        if beta >= 1.0 and round_ >= rounds - 1 or round_ >= rounds:
+        if (beta >= 1.0 and round_ >= rounds - 1) or round_ >= rounds:
             break
         step = _largest_step(log_p, 1.0 - beta)
         beta = min(beta + step, 1.0)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim2real.simulation.engine import make_engine
-from sim2real.simulation.robot import Robot
+from sim2real.simulation.robot import MjcfRobot, Robot
 from sim2real.simulation.terms import Term
 from sim2real.types import Array, InputError
 
@@ -41,6 +41,11 @@ class Observers:
         self, robot: Robot, episodes: Sequence[Trajectory], *, candidates: int, length: int = 12,
         ticks: int = 200,
     ) -> None:  # fmt: skip
+        if not isinstance(robot, MjcfRobot):
+            raise InputError(
+                f"{robot.name} is a Gymnasium environment, whose steps are opaque: a log cannot be "
+                "replayed in it; adapt with engine: search"
+            )
         episodes = [e for e in episodes if len(e.command) > length]
         if not episodes:
             raise InputError(

@@ -38,7 +38,8 @@ class Learner:
     log_std_init: float = 0.0
     """PPO: logarithm of the exploration noise at the start."""
     her: bool = False
-    """Hindsight experience replay, for goal environments with SAC and TQC."""
+    """Hindsight experience replay (Andrychowicz et al. 2017), for goal environments with SAC and
+    TQC: the observation must begin with achieved_goal and desired_goal."""
 
 
 def build(learner: Learner, env: VecEnv, seed: int, tensorboard: str | None) -> BaseAlgorithm:
@@ -64,7 +65,9 @@ def build(learner: Learner, env: VecEnv, seed: int, tensorboard: str | None) -> 
         from stable_baselines3 import HerReplayBuffer
 
         policy = "MultiInputPolicy"
-        settings = {"replay_buffer_class": HerReplayBuffer, **settings}
+        settings["replay_buffer_class"] = HerReplayBuffer
+    if learner.algorithm != "ppo":
+        settings["learning_starts"] = warm_up(learner, env)
     try:
         return ALGORITHMS[learner.algorithm](
             policy, env, learning_rate=schedule, gamma=learner.gamma, policy_kwargs=policy_kwargs,
@@ -72,6 +75,25 @@ def build(learner: Learner, env: VecEnv, seed: int, tensorboard: str | None) -> 
         )  # fmt: skip
     except TypeError as error:
         raise InputError(f"learner: settings: {learner.algorithm} says: {error}") from error
+
+
+def warm_up(learner: Learner, env: VecEnv) -> int:
+    """Control steps of SAC and TQC before learning begins. HER needs a whole episode first, and
+    collects two of every world where settings do not say.
+
+    Raises:
+        InputError: settings say less than one episode.
+    """
+    given = learner.settings.get("learning_starts")
+    if not learner.her:
+        return 100 if given is None else given  # 100: Stable-Baselines3's own
+    episode = env.num_envs * env.get_attr("robot", [0])[0].episode_steps
+    if given is not None and given < episode:
+        raise InputError(
+            f"learner: settings: learning_starts is {given}; her begins after the first episode of "
+            f"{env.num_envs} worlds, so give at least {episode}"
+        )
+    return 2 * episode if given is None else given
 
 
 def to_policy(model: BaseAlgorithm, normalize: VecNormalize | None, spec: PolicySpec) -> Policy:
@@ -85,7 +107,7 @@ def to_policy(model: BaseAlgorithm, normalize: VecNormalize | None, spec: Policy
         log_std = None
     network = nn.Sequential(*layers)
     if normalize is None:
-        O = layers[0].in_features  # noqa: E741
+        O = layers[0].in_features
         normalizer = Normalizer(np.zeros(O), np.ones(O))
     else:
         mean, var = _statistics(normalize)

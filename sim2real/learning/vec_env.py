@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,15 +10,17 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from sim2real.simulation.worlds import Worlds
-from sim2real.types import Array
+from sim2real.simulation.gymnasium_robot import GOAL
+from sim2real.simulation.gymnasium_worlds import GymnasiumWorlds
+from sim2real.simulation.make import AnyWorlds
+from sim2real.types import Array, InputError
 
 
 class WorldsVecEnv(VecEnv):
     """B worlds behind Stable-Baselines3's interface: the same observations, rewards, `infos`,
     `terminal_observation` and `TimeLimit.truncated` as its DummyVecEnv over Gymnasium."""
 
-    def __init__(self, worlds: Worlds) -> None:
+    def __init__(self, worlds: AnyWorlds) -> None:
         self.worlds = worlds
         observation = spaces.Box(-np.inf, np.inf, (worlds.obs_size,), np.float64)
         low, high = worlds.action_low, worlds.action_high
@@ -30,7 +32,7 @@ class WorldsVecEnv(VecEnv):
             if seed is not None:
                 self.worlds.seed_world(i, seed)
         obs = self.worlds.reset()
-        info = self.worlds.task.reset_info(self.worlds.data)
+        info = self.worlds.reset_info()
         self.reset_infos = _rows(info, self.num_envs)
         self._reset_seeds()
         self._reset_options()
@@ -47,7 +49,7 @@ class WorldsVecEnv(VecEnv):
         for info, flag in zip(infos, timed_out.tolist(), strict=True):
             info["TimeLimit.truncated"] = flag
         if done.any():
-            fresh = _rows(self.worlds.task.reset_info(self.worlds.data), self.num_envs)
+            fresh = _rows(self.worlds.reset_info(), self.num_envs)
             for i in np.flatnonzero(done):
                 infos[i]["terminal_observation"] = step.terminal_obs[i]
                 self.reset_infos[i] = fresh[i]
@@ -64,6 +66,9 @@ class WorldsVecEnv(VecEnv):
         raise AttributeError(f"worlds have no attribute '{attr_name}' that may be set from outside")
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kw: Any) -> list[Any]:
+        if method_name == "compute_reward" and isinstance(self.worlds, GymnasiumWorlds):
+            reward = self.worlds.compute_reward(*args, **kw)  # one rule serves every world
+            return [reward] * len(list(self._get_indices(indices)))
         raise AttributeError(f"worlds have no per-world method '{method_name}'")
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
@@ -118,7 +123,7 @@ class Context(VecEnvWrapper):
     """Appends to the observation what the policy is told of ξ: (B, O) -> (B, O + K). It changes
     only where an episode begins."""
 
-    def __init__(self, venv: VecEnv, worlds: Worlds, encode: Encode, seed: int = 0) -> None:
+    def __init__(self, venv: VecEnv, worlds: AnyWorlds, encode: Encode, seed: int = 0) -> None:
         self._worlds, self._encode = worlds, encode
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 4]))
         self._context = np.zeros((worlds.num_worlds, worlds.space.K))
@@ -140,6 +145,50 @@ class Context(VecEnvWrapper):
         if done.any():
             self._context[done] = self._encode(self._worlds.xi[done], self._rng)
         return np.concatenate([obs, self._context], axis=1), reward, done, infos
+
+
+class Parts(VecEnvWrapper):
+    """The flat observation as a dictionary of its consecutive parts, by name and size: what the
+    environment itself gives, or what a goal-conditioned learner needs (see `goal_parts`)."""
+
+    def __init__(self, venv: VecEnv, sizes: Mapping[str, int]) -> None:
+        self._names = tuple(sizes)
+        self._ends = np.cumsum(list(sizes.values()))[:-1]
+        boxes = {n: spaces.Box(-np.inf, np.inf, (size,), np.float64) for n, size in sizes.items()}
+        super().__init__(venv, observation_space=spaces.Dict(list(boxes.items())))
+
+    def reset(self) -> VecEnvObs:
+        return self._split(self.venv.reset())
+
+    def step_wait(self) -> VecEnvStepReturn:
+        obs, reward, done, infos = self.venv.step_wait()
+        for i in np.flatnonzero(done):
+            infos[i]["terminal_observation"] = self._split(infos[i]["terminal_observation"])
+        return self._split(obs), reward, done, infos
+
+    def _split(self, obs: Any) -> dict[str, Array]:
+        return dict(zip(self._names, np.split(obs, self._ends, axis=-1), strict=True))
+
+
+def goal_parts(worlds: AnyWorlds, venv: VecEnv) -> dict[str, int]:
+    """Name -> size of the parts that hindsight experience replay works with: `achieved_goal`,
+    `desired_goal`, and as `observation` whatever follows them in the observations of `venv`, which
+    may have a context appended to those of `worlds`.
+
+    Raises:
+        InputError: no goal environment, or its observation does not begin with the two goals.
+    """
+    if not (isinstance(worlds, GymnasiumWorlds) and worlds.robot.interface.goals):
+        raise InputError(f"learner: her needs a goal environment, and {worlds.robot.name} is none")
+    names = [t.name for t in worlds.terms]
+    if tuple(names[:2]) != GOAL or len(names) < 3:
+        raise InputError(
+            f"learner: her needs observations that begin with {', '.join(GOAL)} and go on after "
+            f"them; observe gives {', '.join(names)}"
+        )
+    (size,) = venv.observation_space.shape or (0,)
+    goal = worlds.terms[0].size
+    return {GOAL[0]: goal, GOAL[1]: goal, "observation": size - 2 * goal}
 
 
 def corrupted(low: Array, high: Array, error: float) -> Encode:

@@ -81,7 +81,9 @@ class Camera:
         if qpos.shape != (self._nq,):
             raise ValueError(f"qpos has shape {qpos.shape}; this model takes ({self._nq},)")
         self._send(qpos.tobytes())
-        return np.frombuffer(self._receive(int(np.prod(self._shape))), np.uint8).reshape(self._shape)
+        return np.frombuffer(self._receive(int(np.prod(self._shape))), np.uint8).reshape(
+            self._shape
+        )
 
     def _send(self, content: bytes) -> None:
         assert self._process.stdin is not None

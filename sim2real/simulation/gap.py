@@ -29,6 +29,15 @@ class Draw:
     high: float = 0.0
     """Upper end, or the standard deviation of a normal distribution."""
 
+    def __post_init__(self) -> None:
+        if self.distribution == "normal":
+            if self.high < 0:
+                raise InputError(f"the standard deviation {self.high:g} must not be negative")
+        elif self.low > self.high:
+            raise InputError(f"low {self.low:g} is above high {self.high:g}")
+        if self.distribution == "loguniform" and self.low <= 0:
+            raise InputError(f"loguniform needs low above 0, not {self.low:g}")
+
     def sample(self, rng: np.random.Generator) -> float:
         if self.distribution == "uniform":
             return float(rng.uniform(self.low, self.high))
@@ -40,12 +49,28 @@ class Draw:
 Value = float | Draw
 
 
+def _within(part: object, names: Sequence[str], high: float = np.inf) -> None:
+    """Raises InputError where a number of this part, or an end of its range, is not in [0, high].
+    What a normal distribution may give is not looked at."""
+    for name in names:
+        value = getattr(part, name)
+        ends = [value]
+        if isinstance(value, Draw):
+            ends = [] if value.distribution == "normal" else [value.low, value.high]
+        if any(not 0 <= end <= high for end in ends):
+            bounds = "must not be negative" if high == np.inf else f"must lie in [0, {high:g}]"
+            raise InputError(f"{name} {bounds}")
+
+
 @dataclass(frozen=True)
 class Latency:
     action_ms: Value = 0.0
     """From the command's arrival to the actuator, at the physics steps."""
     observation_ms: Value = 0.0
     """From the sensor to the policy; linear between control periods."""
+
+    def __post_init__(self) -> None:
+        _within(self, ("action_ms", "observation_ms"))
 
 
 @dataclass(frozen=True)
@@ -63,6 +88,9 @@ class Actuators:
     stiction_speed: Value = 0.1
     """[rad/s or m/s] below which a joint counts as at rest."""
 
+    def __post_init__(self) -> None:
+        _within(self, ("strength", "lag_ms", "backlash", "stiction", "stiction_speed"))
+
 
 @dataclass(frozen=True)
 class Sensor:
@@ -73,6 +101,9 @@ class Sensor:
     """Standard deviation of the random walk after one second, in the term's unit."""
     quantization: Value = 0.0
     """Width of one count, in the term's unit."""
+
+    def __post_init__(self) -> None:
+        _within(self, ("noise", "drift", "quantization"))
 
 
 @dataclass(frozen=True)
@@ -90,6 +121,9 @@ class Pushes:
     speed: Value = 0.0
     """Change of the velocity of the root's first degree of freedom [m/s], of either sign."""
 
+    def __post_init__(self) -> None:
+        _within(self, ("interval",))
+
 
 @dataclass(frozen=True)
 class Network:
@@ -97,6 +131,10 @@ class Network:
     """Probability that a packet is lost, in either direction; the last value stays."""
     jitter_ms: Value = 0.0
     """Extra latency of an observation, uniform from zero to this."""
+
+    def __post_init__(self) -> None:
+        _within(self, ("loss",), high=1.0)
+        _within(self, ("jitter_ms",))
 
 
 @dataclass(frozen=True)
@@ -221,7 +259,7 @@ class ObservationPath:
         self, gap: Gap, rngs: Sequence[np.random.Generator], terms: Sequence[Term],
         control_period: float,
     ) -> None:  # fmt: skip
-        B, O = len(rngs), sum(t.size for t in terms)  # noqa: E741
+        B, O = len(rngs), sum(t.size for t in terms)
         self._noise, self._offset, self._drift, self._quantum = (np.zeros((B, O)) for _ in range(4))
         encoder, imu = sample(gap.mounting.encoder, rngs), sample(gap.mounting.imu, rngs)
         self._turn: list[tuple[slice, Array]] = []
@@ -261,7 +299,7 @@ class ObservationPath:
 
     def __call__(self, obs: Array, normal: Array, uniform: Array) -> Array:
         """(B, O), (B, 2·O) standard normal, (B, 2) in [0, 1) -> (B, O)."""
-        O = obs.shape[1]  # noqa: E741
+        O = obs.shape[1]
         self._walk += self._drift * normal[:, O:]
         self._frames = np.roll(self._frames, 1, axis=0)
         self._frames[0] = self._mounted(obs, self._rows) + self._offset + self._walk

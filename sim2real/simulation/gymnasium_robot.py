@@ -96,7 +96,11 @@ class GymnasiumRobot(Robot):
         where, bare = f"{self.where}: gymnasium: '{self.config.gymnasium}'", env.unwrapped
         observation, action = env.observation_space, env.action_space
         dictionary = isinstance(observation, spaces.Dict)
-        parts = observation.spaces if isinstance(observation, spaces.Dict) else {"observation": observation}
+        parts = (
+            observation.spaces
+            if isinstance(observation, spaces.Dict)
+            else {"observation": observation}
+        )
         for name, space in {**parts, "action": action}.items():
             if not isinstance(space, spaces.Box) or len(space.shape) != 1:
                 raise InputError(f"{where}: {name} is {space}; it must be a Box of one dimension")
@@ -161,7 +165,9 @@ class GymnasiumRobot(Robot):
             where = f"{self.where}: terms: {name}"
             source = config.source or name
             if name in sizes and source != name:
-                raise InputError(f"{where}: source is '{source}'; the term of that key reads '{name}'")
+                raise InputError(
+                    f"{where}: source is '{source}'; the term of that key reads '{name}'"
+                )
             if source not in sizes:
                 if source not in SOURCES:
                     known = [*sizes, *SOURCES]
@@ -193,7 +199,9 @@ class GymnasiumRobot(Robot):
         for effect in (name for name, given in asked.items() if given):
             reason = self._no_meaning(effect)
             if reason:
-                raise InputError(f"{where}: actuators: {effect} has no meaning for {self.name}: {reason}")
+                raise InputError(
+                    f"{where}: actuators: {effect} has no meaning for {self.name}: {reason}"
+                )
         if self.model.nmocap and gap.pushes.interval != 0.0:
             raise InputError(
                 f"{where}: pushes have no meaning for {self.name}: its base is held in place"
@@ -216,7 +224,10 @@ class GymnasiumRobot(Robot):
         servo = (model.actuator_biastype != int(mujoco.mjtBias.mjBIAS_NONE)).any()
         if effect in ("strength", "weak", "stiction") and servo:
             return SERVO
-        if effect == "stiction" and (model.actuator_trntype != int(mujoco.mjtTrn.mjTRN_JOINT)).any():
+        if (
+            effect == "stiction"
+            and (model.actuator_trntype != int(mujoco.mjtTrn.mjTRN_JOINT)).any()
+        ):
             return "an actuator does not drive a joint"
         return ""
 

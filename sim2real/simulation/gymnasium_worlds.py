@@ -22,7 +22,7 @@ from sim2real.simulation.robot import Robot
 from sim2real.types import Array, InputError, Step
 
 if TYPE_CHECKING:
-    import gymnasium
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,9 @@ class GymnasiumWorlds:
         if num_worlds < 1:
             raise InputError(f"num_worlds is {num_worlds}; it must be at least 1")
         if not isinstance(robot, GymnasiumRobot):
-            raise InputError(f"{robot.where}: only a robot with 'gymnasium' runs in GymnasiumWorlds")
+            raise InputError(
+                f"{robot.where}: only a robot with 'gymnasium' runs in GymnasiumWorlds"
+            )
         self.robot = robot
         self.num_worlds = B = num_worlds
         self.space = robot.space
@@ -114,7 +116,9 @@ class GymnasiumWorlds:
         B, gap = self.num_worlds, self.gap
         self._seeds: list[int | None] = [seed + i for i in range(B)]
         self._noise_seed = [seed] * B
-        self._xi_rng = [np.random.default_rng(np.random.SeedSequence([seed, i, 1])) for i in range(B)]
+        self._xi_rng = [
+            np.random.default_rng(np.random.SeedSequence([seed, i, 1])) for i in range(B)
+        ]
         robots = [np.random.default_rng(np.random.SeedSequence([seed, i, 2])) for i in range(B)]
         self.episodes[:] = 0
         self._pinned = np.full((B, self.space.K), np.nan)  # ξ that the gap decides
@@ -136,9 +140,10 @@ class GymnasiumWorlds:
             self._push = Disturbance(gap, robots, self.control_period)
 
     def seed_world(self, world: int, seed: int) -> None:
-        """Restarts the streams of one world's environment, as `reset(seed=...)` of it would, and
-        of its noise. The robot that the world drew from its gap stays."""
+        """Restarts the streams of one world's environment, as `reset(seed=...)` of it would, of
+        its ξ and of its noise. The robot that the world drew from its gap stays."""
         self._seeds[world] = seed
+        self._xi_rng[world] = np.random.default_rng(np.random.SeedSequence([seed, world, 1]))
         self._noise_seed[world] = seed
         self.episodes[world] = 0
 
@@ -255,7 +260,9 @@ class GymnasiumWorlds:
             InputError: the environment has no goals.
         """
         if not self.robot.interface.goals:
-            raise InputError(f"{self.robot.name} is no goal environment, so no goal can be relabelled")
+            raise InputError(
+                f"{self.robot.name} is no goal environment, so no goal can be relabelled"
+            )
         return np.asarray(self._bare[0].compute_reward(achieved_goal, desired_goal, infos))
 
     def _step_all(self, ctrl: Array) -> list[tuple[float, bool, bool, dict[str, Any]]]:
@@ -334,7 +341,5 @@ class GymnasiumWorlds:
 
 def _columns(infos: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
     """Each figure that every world gives, as (B,)."""
-    names = [
-        n for n in infos[0] if all(n in info and np.ndim(info[n]) == 0 for info in infos)
-    ]
+    names = [n for n in infos[0] if all(n in info and np.ndim(info[n]) == 0 for info in infos)]
     return {n: np.array([info[n] for info in infos]) for n in names}

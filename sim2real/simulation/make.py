@@ -32,6 +32,4 @@ def make_worlds(
         InputError: an unknown observation set, term, gap or gap effect.
     """
     kind = GymnasiumWorlds if isinstance(robot, GymnasiumRobot) else Worlds
-    return kind(
-        robot, num_worlds, gap=gap, observe=observe, draw=draw, seed=seed, threads=threads
-    )
+    return kind(robot, num_worlds, gap=gap, observe=observe, draw=draw, seed=seed, threads=threads)

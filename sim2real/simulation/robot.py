@@ -89,12 +89,16 @@ class Robot(ABC):
 
             for key in ("task", "frame_skip"):
                 if getattr(config, key):
-                    raise InputError(f"{where}: {key}: leave it out; '{config.gymnasium}' has its own")
+                    raise InputError(
+                        f"{where}: {key}: leave it out; '{config.gymnasium}' has its own"
+                    )
             return GymnasiumRobot(folder.name, folder, config)
         if config.frame_skip < 1:
             raise InputError(f"{where}: frame_skip is {config.frame_skip}; it must be at least 1")
         if config.actions:
-            raise InputError(f"{where}: actions: only with 'gymnasium'; a model names its actuators")
+            raise InputError(
+                f"{where}: actions: only with 'gymnasium'; a model names its actuators"
+            )
         return MjcfRobot(folder.name, folder, config)
 
     @property
@@ -296,9 +300,7 @@ class MjcfRobot(Robot):
 
     @property
     def actuators(self) -> tuple[str, ...]:
-        return tuple(
-            self.model.actuator(i).name or f"actuator{i}" for i in range(self.model.nu)
-        )
+        return tuple(self.model.actuator(i).name or f"actuator{i}" for i in range(self.model.nu))
 
     @property
     def command_range(self) -> tuple[Array, Array]:

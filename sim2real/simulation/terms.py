@@ -176,11 +176,13 @@ def resolve(name: str, config: TermConfig, model: mujoco.MjModel, where: str) ->
     )  # fmt: skip
 
 
-def state_from(terms: Sequence[Term], values: Mapping[str, Array], model: mujoco.MjModel) -> LoggedState:
+def state_from(
+    terms: Sequence[Term], values: Mapping[str, Array], model: mujoco.MjModel
+) -> LoggedState:
     """What the logged terms, each (T, size), determine of the simulator's state; the rest is
     nominal and marked unknown. Heading is free: a gravity direction gives a quaternion with
     yaw zero."""
-    T = len(next(iter(values.values())))
+    T = max((len(value) for value in values.values()), default=0)
     qpos = np.tile(model.qpos0, (T, 1))  # (T, nq)
     qvel = np.zeros((T, model.nv))
     known_qpos, known_qvel = np.zeros(model.nq, bool), np.zeros(model.nv, bool)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
 from sim2real.dynamics.distribution import Distribution
 from sim2real.simulation.engine import make_engine
 from sim2real.simulation.gap import CommandPath, Disturbance, Gap, Noise, ObservationPath, sample
-from sim2real.simulation.robot import Robot
+from sim2real.simulation.robot import MjcfRobot, Robot
 from sim2real.types import Array, InputError, Step
 
 Sampler = Callable[[np.random.Generator, int], Array]
@@ -49,6 +49,9 @@ class Worlds:
         InputError: an unknown observation set, term, gap or gap effect.
     """
 
+    dictionary: ClassVar[bool] = False
+    """The observation is an array; that of a Gymnasium environment may be a dictionary."""
+
     def __init__(
         self,
         robot: Robot,
@@ -63,6 +66,8 @@ class Worlds:
     ) -> None:
         if num_worlds < 1:
             raise InputError(f"num_worlds is {num_worlds}; it must be at least 1")
+        if not isinstance(robot, MjcfRobot):
+            raise InputError(f"{robot.where}: a Gymnasium environment runs in GymnasiumWorlds")
         self.robot = robot
         self.num_worlds = B = num_worlds
         self.task = robot.task
@@ -83,7 +88,7 @@ class Worlds:
         self.ticks = np.zeros(B, int)
         self.episodes = np.zeros(B, int)
         self.starts: list[Start | None] = [None] * B
-        self.xi = np.tile(self.space.nominal, (B, 1))  # (B, K)
+        self.xi = np.repeat(self.space.nominal[None], B, axis=0)  # (B, K)
         self._written = self.xi.copy()
         self._pinned = np.full((B, self.space.K), np.nan)  # ξ that the gap decides
         self._told = np.zeros((B, self.obs_size))
@@ -98,7 +103,9 @@ class Worlds:
         self._reset_rng = [
             np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed + i))) for i in range(B)
         ]
-        self._xi_rng = [np.random.default_rng(np.random.SeedSequence([seed, i, 1])) for i in range(B)]
+        self._xi_rng = [
+            np.random.default_rng(np.random.SeedSequence([seed, i, 1])) for i in range(B)
+        ]
         robots = [np.random.default_rng(np.random.SeedSequence([seed, i, 2])) for i in range(B)]
         self.episodes[:] = 0
         self._noise_seed = [seed] * B
@@ -112,7 +119,11 @@ class Worlds:
         bare = Gap(description=gap.description, xi=gap.xi)
         if gap != bare:
             low, high = self.action_low, self.action_high
-            dof = _driven_dof(self.robot) if gap.actuators.stiction != 0.0 else np.zeros(len(low), int)
+            dof = (
+                _driven_dof(self.robot)
+                if gap.actuators.stiction != 0.0
+                else np.zeros(len(low), int)
+            )
             self._noise = Noise(B, 2 * self.obs_size, 5)
             self._command_path = CommandPath(gap, robots, self.robot.actuators, low, high, dof)
             self._observation_path = ObservationPath(gap, robots, self.terms, self.control_period)
@@ -176,6 +187,10 @@ class Worlds:
             obs[index] = told
             self._told = obs
         return obs
+
+    def reset_info(self) -> dict[str, Array]:
+        """What the task says of the worlds as they are after a reset, each (B,)."""
+        return self.task.reset_info(self.data)
 
     def set_state(self, worlds: Array, qpos: Array, qvel: Array) -> None:
         """Puts worlds (n,) at rest in time at qpos (n, nq) and qvel (n, nv), nothing pending."""
@@ -259,9 +274,11 @@ def _indices(worlds: Array | None, num_worlds: int) -> Array:
     return np.flatnonzero(worlds) if worlds.dtype == bool else worlds
 
 
-def _driven_dof(robot: Robot) -> Array:
+def _driven_dof(robot: MjcfRobot) -> Array:
     """(A,) the degree of freedom behind each actuator."""
     model = robot.model
     if not (model.actuator_trntype == 0).all():  # mjTRN_JOINT
-        raise InputError(f"{robot.name}: stiction has no meaning: an actuator does not drive a joint")
+        raise InputError(
+            f"{robot.name}: stiction has no meaning: an actuator does not drive a joint"
+        )
     return model.jnt_dofadr[model.actuator_trnid[:, 0]]
