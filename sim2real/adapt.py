@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,17 +19,21 @@ from sim2real.deploy.artifact import Artifact
 from sim2real.deploy.contract import SCHEMA, AdaptedState
 from sim2real.deploy.controller import RunResult, run
 from sim2real.deploy.files import write_atomically
+from sim2real.deploy.logs.npz import stamp_of
+from sim2real.deploy.robots.base import Robot as Target
 from sim2real.deploy.robots.udp import UdpRobot
+from sim2real.deploy.safety import Wiring
 from sim2real.dynamics.distribution import Distribution
 from sim2real.evaluate import observation_names, play
 from sim2real.export import export
 from sim2real.identification.identify import read_trajectories
 from sim2real.identification.posterior import Posterior
+from sim2real.identification.windows import Trajectory
 from sim2real.policy.policy import Policy
 from sim2real.serve import served
 from sim2real.simulation.robot import Robot
 from sim2real.simulation.worlds import Worlds
-from sim2real.types import Array, InputError
+from sim2real.types import Array, InputError, SafetyStop
 
 Engine = Literal["identify", "search"]
 EXPLORE = 0.4
@@ -48,7 +53,7 @@ class Spent:
     def add(self, result: RunResult) -> None:
         self.episodes += len(result.episodes)
         self.seconds += result.seconds
-        self.falls += result.falls
+        self.falls += sum(e.terminated or e.stopped is not None for e in result.episodes)
 
 
 class Rehearsal(NamedTuple):
@@ -81,7 +86,8 @@ class Adaptation:
         return {
             "accepted": self.accepted, "reason": self.reason,
             "context": dict(zip(self.z.names, self.z.value, strict=True)),
-            "episodes": self.spent.episodes, "seconds": self.spent.seconds, "falls": self.spent.falls,
+            "episodes": self.spent.episodes, "seconds": self.spent.seconds,
+            "falls": self.spent.falls,
             "stages": self.stages,
             "rehearsal": self.rehearsal._asdict() if self.rehearsal else None,
             "posterior": self.posterior.summary() if self.posterior else None,
@@ -120,7 +126,9 @@ def adapt(
             runs/<policy>-adapt.
 
     Raises:
-        InputError: the policy has no context, the target is not there or another robot.
+        InputError: the policy has no context, the target is not there or another robot; nothing
+            has been written then.
+        SafetyStop: the controller stopped the target, and not because it was about to fall.
     """
     policy = policy if isinstance(policy, Policy) else Policy.load(policy)
     if "context" not in policy.z_names:
@@ -131,21 +139,32 @@ def adapt(
         raise InputError(
             f"episodes is {episodes}; adaptation needs at least 3: one to gather, two to compare"
         )
+    if seconds is not None and not seconds >= policy.spec.control_period:
+        raise InputError(
+            f"seconds is {seconds}; it must be at least one control period, "
+            f"{policy.spec.control_period:g} s"
+        )
+    if not 0 <= excitation <= 1:
+        raise InputError(
+            f"excitation is {excitation}; it is a share of half the command range, 0 to 1"
+        )
     out = Path(out) if out is not None else Path("runs") / f"{policy.spec.name}-adapt"
     robot = Robot.load(policy.spec.env)
     observation_names(policy, robot)
-    artifact = export(policy, out / "artifact")
     with progress.bar("adapt", 100) as report:
         if (logs := _log_path(target)) is not None:
-            result = _from_logs(policy, robot, artifact, logs, seed, report)
+            trajectories = read_trajectories(logs, robot)
+            artifact = export(policy, out / "artifact")
+            result = _from_logs(policy, robot, artifact, trajectories, seed, report)
         else:
-            with address_of(target, seed) as where:
-                session = _Session(policy, robot, artifact, where, out, seed, seconds, excitation)
-                try:
-                    method = {"identify": session.identify, "search": session.search}[engine]
-                    result = method(episodes, report)
-                finally:
-                    session.close()
+            with address_of(target, seed) as where, closing(UdpRobot(*where)) as connection:
+                artifact = export(policy, out / "artifact")
+                Wiring.join(artifact.contract, connection.describe())
+                session = _Session(
+                    policy, robot, artifact, connection, out, seed, seconds, excitation
+                )
+                method = {"identify": session.identify, "search": session.search}[engine]
+                result = method(episodes, report)
     result.z.write(out / "z.json")
     if result.posterior is not None:
         result.posterior.save(out / "posterior.json")
@@ -163,6 +182,8 @@ def address_of(target: str | Path, seed: int = 0) -> Iterator[tuple[str, int]]:
     """
     host, _, port = str(target).rpartition(":")
     if host and port.isdigit():
+        if not 0 < int(port) < 65536:
+            raise InputError(f"target '{target}': a port lies in 1 to 65535")
         yield host, int(port)
         return
     env, _, gap = str(target).rpartition("/")
@@ -172,7 +193,8 @@ def address_of(target: str | Path, seed: int = 0) -> Iterator[tuple[str, int]]:
             f"target '{target}' is no HOST:PORT, no log, and no ENV/GAP such as hopper/worn; "
             f"the shipped envs are {known}"
         )
-    Robot.load(env).gap(gap)  # a clear sentence here rather than from the other process
+    # Only whether it exists: what the gap says, its ξ above all, is for the other process to read.
+    content.gap_file(env, gap)
     with served(env, gap=gap, seed=seed) as where:
         host, _, port = where.rpartition(":")
         yield host, int(port)
@@ -187,34 +209,52 @@ class _Session:
     """One target, one artifact, one account of what was spent."""
 
     def __init__(
-        self, policy: Policy, robot: Robot, artifact: Artifact, where: tuple[str, int], out: Path,
+        self, policy: Policy, robot: Robot, artifact: Artifact, target: Target, out: Path,
         seed: int, seconds: float | None, excitation: float,
     ) -> None:  # fmt: skip
         self.policy, self.robot, self.artifact, self.out = policy, robot, artifact, out
         self.seed, self.seconds, self.excitation = seed, seconds, excitation
-        self.target = UdpRobot(*where)
+        self.target = target
         self.spent = Spent()
+        self.started = stamp_of(time.time())
+        self.logs: list[Path] = []
+        """Of the episodes that gathered data."""
         self.stages: dict[str, list[float]] = {}
         self.adapter = ContextAdapter(robot, seed=seed)
         self.before = self.adapter.prior(np.random.default_rng(seed))
 
-    def close(self) -> None:
-        self.target.close()
+    def episode(
+        self, stage: str, context: Array, *, excitation: float = 0.0, share: float = 1.0
+    ) -> float | None:
+        """One target episode; its return, None where there is no reward, NaN where the budget of
+        seconds is used up or cut the episode short.
 
-    def episode(self, stage: str, context: Array, *, excitation: float = 0.0) -> float | None:
-        """One target episode; its return where there is a reward, NaN where the budget is used up."""
-        left = None if self.seconds is None else self.seconds - self.spent.seconds
-        if left is not None and left < self.artifact.contract.control_period:
-            return float("nan")
+        Args:
+            share: of the seconds that may be used so far.
+        """
+        left, period = None, self.artifact.contract.control_period
+        if self.seconds is not None:
+            ticks = int((share * self.seconds - self.spent.seconds) / period + 1e-6)
+            if ticks < 1:
+                return float("nan")
+            left = ticks * period
         result = run(
             self.artifact, self.target, episodes=1, seconds=left, excitation=excitation,
-            z=self.z(context), seed=self.seed + self.spent.episodes, log=self.out / "logs" / stage,
+            z=self.z(context), seed=self.seed + self.spent.episodes,
+            log=self.out / "logs" / self.started / stage,
         )  # fmt: skip
         self.spent.add(result)
-        value = result.episodes[0].return_
-        if value is not None:
-            self.stages.setdefault(stage, []).append(value)
-        return value
+        episode = result.episodes[0]
+        if episode.stopped is not None and not episode.stopped.startswith("tilt"):
+            raise SafetyStop(episode.stopped)
+        if stage == "gather" and episode.log is not None:
+            self.logs.append(episode.log)
+        if episode.return_ is None:
+            return None
+        whole = episode.terminated or episode.truncated or episode.stopped is not None
+        if whole:
+            self.stages.setdefault(stage, []).append(episode.return_)
+        return episode.return_ if whole else float("nan")
 
     def z(
         self, context: Array, *, accepted: bool = False, std: Array | None = None
@@ -231,9 +271,9 @@ class _Session:
         gather = max(1, min(round(EXPLORE * episodes), episodes - 2))
         before = self.before.value
         for k in range(gather):
-            self.episode("gather", before, excitation=self.excitation)
+            self.episode("gather", before, excitation=self.excitation, share=EXPLORE)
             report(round(20 * (k + 1) / gather), {"episodes": self.spent.episodes})
-        logs = read_trajectories(self.out / "logs" / "gather", self.robot)
+        logs = read_trajectories(self.logs, self.robot)
         adapter = ContextAdapter(
             self.robot, seed=self.seed, report=lambda n, figures: report(20 + 4 * n, figures)
         )
@@ -243,8 +283,8 @@ class _Session:
         report(80, {"episodes": self.spent.episodes})
         if not rehearsal.passed:
             reason = (
-                f"rehearsed in worlds that explain the logs, it falls {rehearsal.adapted:.2f} times "
-                f"a second instead of {rehearsal.unadapted:.2f}"
+                f"rehearsed in worlds that explain the logs, it falls {rehearsal.adapted:.2f} "
+                f"times a second instead of {rehearsal.unadapted:.2f}"
             )
             return self._verdict(False, reason, z, rehearsal)
         accepted, reason = self._gate(before, z, (episodes - gather) // 2, report)
@@ -252,15 +292,15 @@ class _Session:
 
     def search(self, episodes: int, report: progress.Report) -> Adaptation:
         pairs = max(1, episodes // 5)
+        budget = episodes - 2 * pairs
 
         def try_context(context: Array) -> float:
-            value = self.episode("search", context)
+            value = self.episode("search", context, share=budget / episodes)
             if value is None:
                 raise InputError("search needs a reward on the target; use identify")
             report(round(80 * self.spent.episodes / episodes), {"return": value})
             return value
 
-        budget = max(1, episodes - 2 * pairs)
         context, _ = search(try_context, self.robot.space, episodes=budget, seed=self.seed)
         z = ContextState(context, None)
         accepted, reason = self._gate(self.before.value, z, pairs, report)
@@ -270,13 +310,13 @@ class _Session:
         self, before: Array, z: ContextState, pairs: int, report: progress.Report
     ) -> tuple[bool, str]:
         """Returns of alternating episodes; held-out windows where there is no reward."""
+        if not self.target.describe().reward and z.posterior is not None:
+            return by_likelihood(z.posterior)
         old, new = [], []
         for k in range(pairs):
             old.append(self.episode("before", before))
             new.append(self.episode("after", z.value))
             report(80 + round(20 * (k + 1) / pairs), {"episodes": self.spent.episodes})
-            if (old[0] is None) and z.posterior is not None:
-                return by_likelihood(z.posterior)
         a = np.array([v for v in old if v is not None and np.isfinite(v)])
         b = np.array([v for v in new if v is not None and np.isfinite(v)])
         if not len(a) or not len(b):
@@ -314,7 +354,7 @@ def by_return(before: Array, after: Array) -> tuple[bool, str]:
 
 
 def by_likelihood(posterior: Posterior) -> tuple[bool, str]:
-    """The gate without a reward: held-out windows must be better explained than by the nominal ξ."""
+    """The gate without a reward: held-out windows are explained better than by the nominal ξ."""
     new, old = posterior.log_likelihood, posterior.log_likelihood_nominal
     said = f"held-out log-likelihood per window {old:.2f} nominal, {new:.2f} identified"
     return bool(new > old), said
@@ -323,7 +363,7 @@ def by_likelihood(posterior: Posterior) -> tuple[bool, str]:
 def rehearse(
     policy: Policy, robot: Robot, z: ContextState, before: Array, *, worlds: int = 32, seed: int = 0
 ) -> Rehearsal:
-    """Runs both contexts in the same worlds, drawn from the posterior: does the new one fall more?"""
+    """Runs both contexts in the same worlds, drawn from the posterior: which one falls more?"""
     assert z.posterior is not None
     draw: Distribution = z.posterior.distribution()
     rates: list[float] = []
@@ -335,11 +375,11 @@ def rehearse(
 
 
 def _from_logs(
-    policy: Policy, robot: Robot, artifact: Artifact, logs: Path, seed: int, report: progress.Report
-) -> Adaptation:
+    policy: Policy, robot: Robot, artifact: Artifact, episodes: list[Trajectory], seed: int,
+    report: progress.Report,
+) -> Adaptation:  # fmt: skip
     adapter = ContextAdapter(robot, seed=seed, report=lambda n, figures: report(6 * n, figures))
     before = adapter.prior(np.random.default_rng(seed))
-    episodes = read_trajectories(logs, robot)
     z = adapter.adapt(before, episodes)
     assert z.posterior is not None
     rehearsal = rehearse(policy, robot, z, before.value, seed=seed)
@@ -350,9 +390,10 @@ def _from_logs(
     seconds = sum(len(e.command) for e in episodes) * robot.control_period
     spent = Spent(len(episodes), seconds, 0)
     value = z.value if accepted else before.value
+    std = z.posterior.std if accepted else robot.space.prior().std()
     state = AdaptedState(
         SCHEMA, artifact.contract.graph, "context", tuple(robot.space.names),
-        tuple(map(float, value)), tuple(map(float, z.posterior.std)), accepted,
+        tuple(map(float, value)), tuple(map(float, std)), accepted,
         spent.episodes, spent.seconds, spent.falls,
     )  # fmt: skip
     return Adaptation(accepted, reason, state, artifact.folder, z.posterior, rehearsal, spent)

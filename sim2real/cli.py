@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -17,20 +18,30 @@ from rich.console import Console
 from rich.table import Table
 
 from sim2real import content
-from sim2real.types import InputError
+from sim2real.types import InputError, SafetyStop, nearest
 
 DONE, NO, WRONG, STOPPED = 0, 1, 2, 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        known = [o for o in arguments.parser._option_string_actions if o.startswith("--")]
+        word = unknown[0].partition("=")[0]
+        arguments.parser.error(
+            f"unknown option '{word}'{nearest(word, known)}" if word.startswith("-")
+            else f"'{word}' is one word too many"
+        )  # fmt: skip
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         return command(arguments)
     except InputError as error:
         print(f"sim2real: {error}", file=sys.stderr)
         return WRONG
+    except SafetyStop as stop:
+        print(f"sim2real: stopped for safety: {stop}", file=sys.stderr)
+        return STOPPED
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package == "sim2real":
@@ -45,6 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return DONE
+    except OSError as error:  # a disk that is full, a folder that may not be written
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"sim2real: {place}{error.strerror or error}", file=sys.stderr)
+        return WRONG
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     p = _command(commands, train, "train what a recipe says", json_=False)
     p.add_argument("recipe", metavar="RECIPE", help="a name from policies/, or a recipe file")
     p.add_argument("--out", help="folder of the run; default runs/RECIPE")
-    p.add_argument("--seed", type=int, help="instead of the recipe's")
+    p.add_argument("--seed", type=_seed, help="instead of the recipe's")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
                    help="replace a value of the recipe; may be given several times")  # fmt: skip
     p.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
@@ -72,13 +87,14 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--env", help="the robot, if not the policy's own")
     p.add_argument("--gap", help="a gap of the robot, or a gap file")
     p.add_argument("--xi", action="append", default=[], metavar="NAME=VALUE", type=_assignment)
-    p.add_argument("--context", default="nominal", help="nominal, true or other")
+    p.add_argument("--context", choices=["nominal", "true", "other"], default="nominal",
+                   help="what the policy is told of ξ")  # fmt: skip
     p.add_argument(
         "--grid", metavar="NAME[,NAME]", help="robustness map over one or two parameters"
     )
     p.add_argument("--picture", help="where the robustness map is drawn (PNG)")
     p.add_argument("--episodes", type=_positive, default=20)
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=_seed, default=0)
 
     p = _command(commands, identify, "the physics that explain logs")
     p.add_argument(
@@ -86,17 +102,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--env", required=True, help="the robot that wrote them")
     p.add_argument("--out", default="posterior.json")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=_seed, default=0)
 
     p = _command(commands, adapt, "find the context of a target, and decide whether it helps")
     p.add_argument("policy", metavar="POLICY", help="folder of a trained policy")
     p.add_argument("target", metavar="TARGET", help="HOST:PORT, logs, or ENV/GAP")
     p.add_argument("--episodes", type=_positive, default=10)
-    p.add_argument("--seconds", type=float)
+    p.add_argument("--seconds", type=_seconds)
     p.add_argument("--engine", choices=["identify", "search"], default="identify")
-    p.add_argument("--excitation", type=float, default=0.1)
+    p.add_argument("--excitation", type=_share, default=0.1)
     p.add_argument("--out", help="default runs/POLICY-adapt")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=_seed, default=0)
 
     p = _command(commands, export, "write a policy as a verified ONNX artifact")
     p.add_argument("policy", metavar="POLICY", help="folder of a trained policy")
@@ -110,26 +126,24 @@ def _parser() -> argparse.ArgumentParser:
     p = _command(commands, serve, "a simulated robot as a process, over UDP", json_=False)
     p.add_argument("env", metavar="ENV")
     p.add_argument("--gap")
-    p.add_argument("--port", type=int, default=47800)
+    p.add_argument("--port", type=_port, default=47800)
     p.add_argument("--realtime", action="store_true", help="paced by the clock; else in lockstep")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=_seed, default=0)
 
     p = _command(commands, run, "drive a robot with an artifact")
     p.add_argument("artifact", metavar="ARTIFACT")
     p.add_argument("--robot", default="127.0.0.1:47800", metavar="HOST:PORT")
     p.add_argument("--episodes", type=_positive)
-    p.add_argument("--seconds", type=float)
+    p.add_argument("--seconds", type=_seconds)
     p.add_argument("--z", help="the z.json of an adaptation")
-    p.add_argument("--excitation", type=float, default=0.0)
+    p.add_argument("--excitation", type=_share, default=0.0)
     p.add_argument("--log", default="runs/logs", help="folder for the logs")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=_seed, default=0)
     return parser
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
-        from sim2real.types import nearest
-
         if "invalid choice: '" in message and "choose from" in message:
             word = message.split("invalid choice: '")[1].split("'")[0]
             known = message.split("choose from ")[1].rstrip(")").replace("'", "").split(", ")
@@ -143,16 +157,49 @@ def _command(
 ) -> argparse.ArgumentParser:
     name = function.__name__.rstrip("_")
     parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
-    parser.set_defaults(command=function)
+    parser.set_defaults(command=function, parser=parser)
     if json_:
         parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     return parser
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return _whole(text, 1, 10**12)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0, 2**32 - 1)  # what numpy takes
+
+
+def _port(text: str) -> int:
+    return _whole(text, 0, 65535)
+
+
+def _whole(text: str, low: int, high: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = low - 1
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"'{text}' must be a whole number from {low} to {high}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    return _number(text, "a time above 0 s, such as 20", lambda x: 0 < x < float("inf"))
+
+
+def _share(text: str) -> float:
+    return _number(text, "a share from 0 to 1, such as 0.1", lambda x: 0 <= x <= 1)
+
+
+def _number(text: str, right: str, fits: Callable[[float], bool]) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not fits(value):
+        raise argparse.ArgumentTypeError(f"'{text}' must be {right}")
     return value
 
 
@@ -172,9 +219,18 @@ def _answer(
     arguments: argparse.Namespace, figures: dict[str, Any], show: Callable[[], None]
 ) -> None:
     if arguments.json:
-        print(json.dumps(figures))
+        print(json.dumps(_finite(figures), allow_nan=False))
     else:
         show()
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: null stands for a figure that there is not."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _print(text: Any) -> None:
@@ -229,10 +285,15 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
     policy = Policy.load(arguments.policy)
     robot = Robot.load(arguments.env or policy.spec.env)
+    if arguments.picture and not arguments.grid:
+        raise InputError("--picture draws a robustness map: give --grid NAME or --grid NAME,NAME")
+    if arguments.grid and arguments.xi:
+        raise InputError("--xi and --grid both set the physics: give one of them")
     if arguments.grid:
         map_ = grid(
-            policy, robot, arguments.grid.split(","), seed=arguments.seed, context=arguments.context
-        )
+            policy, robot, arguments.grid.split(","), gap=arguments.gap, seed=arguments.seed,
+            context=arguments.context,
+        )  # fmt: skip
         if arguments.picture:
             from sim2real.report import save_robustness
 
@@ -269,7 +330,8 @@ def identify(arguments: argparse.Namespace) -> int:
         "residual": posterior.residual,
     }  # fmt: skip
     rows = [
-        [r["name"], f"{r['mean']:.3g}", f"{r['std']:.2g}", r["unit"], "" if r["revealed"] else "the data cannot tell"]
+        [r["name"], f"{r['mean']:.3g}", f"{r['std']:.2g}", r["unit"],
+         "" if r["revealed"] else "the data cannot tell"]
         for r in posterior.summary()
     ]  # fmt: skip
     _answer(
@@ -345,12 +407,9 @@ def serve(arguments: argparse.Namespace) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     from sim2real.deploy.controller import run
-    from sim2real.deploy.robots.udp import UdpRobot
+    from sim2real.deploy.robots import connect
 
-    host, _, port = arguments.robot.rpartition(":")
-    if not host or not port.isdigit():
-        raise InputError(f"--robot is '{arguments.robot}'; it must be HOST:PORT")
-    robot = UdpRobot(host, int(port))
+    robot = connect(arguments.robot)
     try:
         result = run(
             arguments.artifact, robot, episodes=arguments.episodes, seconds=arguments.seconds,
@@ -370,7 +429,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     def show() -> None:
         rows = [
-            [str(i), "" if e.return_ is None else f"{e.return_:.0f}", f"{e.seconds:.2f}", "fell" if e.terminated else ""]
+            [str(i), "" if e.return_ is None else f"{e.return_:.0f}", f"{e.seconds:.2f}",
+             "fell" if e.terminated else e.stopped or ""]
             for i, e in enumerate(result.episodes)
         ]  # fmt: skip
         _print(_table(["episode", "return", "seconds", ""], rows))

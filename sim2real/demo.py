@@ -26,12 +26,13 @@ from sim2real.evaluate import Interval, bootstrap, grid, tell
 from sim2real.export import export
 from sim2real.policy.policy import Policy
 from sim2real.report import Report, write_report
-from sim2real.simulation.gap import Draw
 from sim2real.simulation.robot import Robot
+from sim2real.simulation.worlds import Worlds
 from sim2real.train import run as train_run
 from sim2real.types import InputError
 
-GAP = "worn"
+GAP, SEED = "worn", 0
+"""The robot: this seed's draw from this family."""
 EPISODES = 20
 """Episodes of each row of the table."""
 
@@ -54,7 +55,7 @@ def demo(out: Path, *, steps: int | None = None) -> dict[str, Any]:
     robot = Robot.load(policy.spec.env)
     history = Policy.load(out / "history")
     rows: dict[str, RunResult] = {}
-    with address_of(f"{policy.spec.env}/{GAP}") as where, progress.bar("robot", 4) as report:
+    with address_of(f"{policy.spec.env}/{GAP}", SEED) as where, progress.bar("robot", 4) as report:
         rows["uniform randomization, history"] = _drive(
             export(history, out / "history-artifact"), where, None
         )
@@ -167,24 +168,20 @@ def _drive(artifact: Artifact, where: tuple[str, int], z: AdaptedState | None) -
 
 
 def _true_context(policy: Policy, robot: Robot, adaptation: Adaptation) -> AdaptedState:
-    gap = robot.gap(GAP)
-    xi = np.array(robot.space.nominal, float)
-    for name, value in gap.xi.items():
-        if isinstance(value, Draw):
-            raise InputError(f"the demo's gap must name one robot, but {name} is a distribution")
-        xi[robot.space.names.index(name)] = value
-    told = tell(policy, xi[None], robot, "true")
+    """ξ of the robot that the other process drew from the gap with the same seed."""
+    worlds = Worlds(robot, 1, gap=GAP, seed=SEED)
+    worlds.reset()
+    told = tell(policy, worlds.xi, robot, "true")
     assert told is not None
-    return replace(
-        adaptation.z, value=tuple(map(float, told[0])), std=(0.0,) * len(xi), accepted=True
-    )
+    value = tuple(map(float, told[0]))
+    return replace(adaptation.z, value=value, std=(0.0,) * len(value), accepted=True)
 
 
 def _paced(artifact: Artifact, env: str, adaptation: Adaptation) -> dict[str, Any]:
     """20 s in real time against a robot that is paced too: the latency figures."""
     from sim2real.serve import served
 
-    with served(env, gap=GAP, realtime=True) as address, progress.bar("real time", 20) as report:
+    with served(env, gap=GAP, realtime=True, seed=SEED) as address, progress.bar("real time", 20) as report:
         host, _, port = address.rpartition(":")
         robot = UdpRobot(host, int(port))
         last = [0]

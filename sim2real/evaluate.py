@@ -202,18 +202,23 @@ def grid(
     robot: Robot,
     axes: Sequence[str],
     *,
+    gap: str | Path | Gap | None = None,
     points: int = 9,
     episodes: int = 4,
     seed: int = 0,
     context: Told = "nominal",
 ) -> RobustnessMap:
-    """The robustness map over any one or two parameters, from their lowest to their highest.
+    """The robustness map over any one or two parameters, from their lowest to their highest, the
+    others nominal.
+
+    Args:
+        gap: what reality does differently besides; the grid overrides its ξ.
 
     Raises:
         InputError: a parameter that the robot does not have, or more than two.
     """
-    if not 1 <= len(axes) <= 2:
-        raise InputError(f"a grid is over one or two parameters, not {len(axes)}")
+    if not 1 <= len(set(axes)) == len(axes) <= 2:
+        raise InputError(f"a grid is over one or two different parameters, not {', '.join(axes)}")
     space = robot.space
     physics(robot, dict.fromkeys(axes, 0.0))  # refuses names that do not exist
     ids = [space.names.index(name) for name in axes]
@@ -222,8 +227,8 @@ def grid(
     xi = np.tile(np.array(space.nominal, float), (len(mesh), 1))
     xi[:, ids] = mesh
     result = evaluate(
-        policy, robot, xi=np.repeat(xi, episodes, axis=0), episodes=len(xi) * episodes, seed=seed,
-        context=context,
+        policy, robot, gap=gap, xi=np.repeat(xi, episodes, axis=0), episodes=len(xi) * episodes,
+        seed=seed, context=context,
     )  # fmt: skip
     mean = result.returns.reshape(len(mesh), episodes).mean(axis=1)
     return RobustnessMap(tuple(axes), tuple(values), mean.reshape([points] * len(ids)))

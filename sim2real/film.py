@@ -39,7 +39,8 @@ def film(
 ) -> Film:  # fmt: skip
     """Films the policy in the world of a gap, at 20 frames a second.
 
-    When the task ends the episode the commands become zero and the film goes on: who fell lies.
+    When the task ends the episode the commands become zero and the film goes on for a second: who
+    fell lies.
 
     Args:
         context: (K,) what the policy is told; None leaves it at the nominal values.
@@ -68,27 +69,28 @@ def film(
             if ended is None:
                 total += float(step.reward[0])
                 ended = (tick + 1) * period if step.terminated[0] else None
+            elif (tick + 1) * period >= ended + 1.0:
+                break
             obs, reset = step.obs, torch.zeros(1, 1)
     return Film(np.stack(frames), np.array(returns), ended)
 
 
 def side_by_side(films: Mapping[str, Film]) -> Array:
-    """(T, H, W, 3) uint8: the films beside each other, each with its title, clock and return, cut
-    one second after the last episode has ended."""
+    """(T, H, W, 3) uint8: the films beside each other, each with its title, clock and return;
+    a shorter one stands still at its end."""
     font = ImageFont.load_default(15)
-    ends = [len(f.frames) if f.ended is None else round((f.ended + 1) * FPS) for f in films.values()]
-    length = min(max(ends), *(len(f.frames) for f in films.values()))
+    length = max(len(f.frames) for f in films.values())
     pictures: list[Array] = []
     for t in range(length):
         row: list[Array] = []
         for title, one in films.items():
-            picture = Image.fromarray(one.frames[t])
+            now = min(t, len(one.frames) - 1)
+            picture = Image.fromarray(one.frames[now])
             ink = ImageDraw.Draw(picture)
-            line = {"font": font, "fill": "white", "stroke_width": 2, "stroke_fill": "#101418"}
-            ink.text((10, 7), title, **line)
             over = one.ended is not None and t / FPS >= one.ended
-            said = f"ended after {one.ended:.1f} s" if over else f"{t / FPS:.1f} s"
-            ink.text((10, picture.height - 27), f"return {one.returns[t]:.0f}, {said}", **line)
+            clock = f"ended after {one.ended:.1f} s" if over else f"{t / FPS:.1f} s"
+            for y, text in ((7, title), (picture.height - 27, f"return {one.returns[now]:.0f}, {clock}")):
+                ink.text((10, y), text, "white", font, stroke_width=2, stroke_fill="#101418")
             row += [np.asarray(picture), np.full((picture.height, 4, 3), 255, np.uint8)]
         pictures.append(np.concatenate(row[:-1], axis=1))
     return np.stack(pictures)

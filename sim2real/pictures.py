@@ -67,7 +67,7 @@ def png(figure: Figure) -> bytes:
 
 
 def read_curve(path: str | Path) -> tuple[Array, Array]:
-    """(n,) steps and (n,) mean return of the latest episodes, from Stable-Baselines3's progress.csv.
+    """(n,) steps and (n,) mean return of the latest episodes, from SB3's progress.csv.
 
     Raises:
         InputError: there is no such file, or it has no such columns.
@@ -246,7 +246,7 @@ def draw_robustness(
         for i, j in np.ndindex(map_.mean.shape):
             cell = np.array(mesh.to_rgba(map_.mean[i, j])[:3])
             bright = cell**2.2 @ [0.2126, 0.7152, 0.0722] > 0.18  # relative luminance, as in WCAG 2
-            axes.text(x[i], y[j], f"{map_.mean[i, j]:.0f}", ha="center", va="center", fontsize=8,
+            axes.text(float(x[i]), float(y[j]), f"{map_.mean[i, j]:.0f}", ha="center", va="center", fontsize=8,
                       color="#10151c" if bright else "#ffffff")  # fmt: skip
     halo = {"markeredgecolor": theme.background, "markeredgewidth": 1.5, "linestyle": "none"}
     if nominal is not None:

@@ -11,6 +11,7 @@ from sim2real import content, schema
 from sim2real.bridges.adapt.context import Context
 from sim2real.bridges.randomize.uniform import Uniform
 from sim2real.learning.learners import Learner
+from sim2real.types import InputError
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Recipe:
     """The observation set that the policy sees."""
     history: int = 1
     """How many observations the policy sees, the newest included."""
+    critic: list[str] = field(default_factory=list[str])
+    """Further terms that only the critic sees, privileged ones too (PPO)."""
     learner: Learner = field(default_factory=Learner)
     worlds: int = 128
     """Worlds that are stepped together."""
@@ -42,6 +45,16 @@ class Recipe:
     seed: int = 0
     checkpoint: int = 200_000
     """Control steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        least = {"steps": 1, "history": 1, "worlds": 1, "threads": 0, "seed": 0, "checkpoint": 1}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {low}")
+        if self.seed >= 2**32:
+            raise InputError(
+                f"seed is {self.seed}; it must be below 2^32, which is what numpy takes"
+            )
 
     @property
     def randomization(self) -> Uniform | None:

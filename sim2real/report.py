@@ -59,7 +59,7 @@ def write_report(path: str | Path, report: Report) -> None:
         InputError: the robot has no such gap, or the file cannot be written.
     """
     sections = [
-        _table(report), _film(report), _stages(report), _ranges(report), _robustness(report),
+        _section("Results", _table(report.columns, report.rows)), _film(report), _stages(report), _ranges(report), _robustness(report),
         _curves(report),
     ]  # fmt: skip
     page = PAGE.format(
@@ -89,15 +89,17 @@ def _lead(adaptation: Adaptation) -> str:
     )
 
 
-def _table(report: Report) -> str:
-    head = "".join(f'<th scope="col">{_text(c)}</th>' for c in report.columns)
-    body = "\n".join(
-        "<tr>" + f'<th scope="row">{_text(row[0])}</th>'
-        + "".join(f"<td>{_text(cell)}</td>" for cell in row[1:]) + "</tr>"
-        for row in report.rows
-    )  # fmt: skip
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The first cell of a row is its name."""
+    head = "".join(f'<th scope="col">{_text(c)}</th>' for c in columns)
+    body = "".join(
+        f'<tr><th scope="row">{_text(name)}</th>'
+        + "".join(f"<td>{_text(cell)}</td>" for cell in cells)
+        + "</tr>\n"
+        for name, *cells in rows
+    )
     table = f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
-    return _section("Results", f'<div class="wide" tabindex="0">{table}</div>')
+    return f'<div class="wide" tabindex="0">{table}</div>'
 
 
 def _film(report: Report) -> str:
@@ -114,23 +116,21 @@ def _film(report: Report) -> str:
         return _section("Before and after", f'<p class="missing">No film: {_text(str(error))}.</p>')
     frames = side_by_side(films)
     ends = {
-        t: "does not end" if f.ended is None else f"ends after {f.ended:.1f} s"
+        t: f"goes on after {SECONDS:.0f} s" if f.ended is None else f"ends after {f.ended:.1f} s"
         for t, f in films.items()
     }
-    alt = (
-        f"{SECONDS:.0f} seconds of the {report.robot.name} with the gap {report.gap}: "
-        + "; ".join(
-            f"{title}, the episode {ends[title]}, return {f.returns[-1]:.0f}"
-            for title, f in films.items()
-        )
+    alt = f"The {report.robot.name} with the gap {report.gap}: " + "; ".join(
+        f"{title}, the episode {ends[title]}, return {f.returns[-1]:.0f}"
+        for title, f in films.items()
     )
+    moving, quiet = _uri(gif(frames), "gif"), _uri(still(frames), "png")
     picture = (
-        f'<picture><source media="(prefers-reduced-motion: reduce)" srcset="{_uri(still(frames), "png")}">'
-        f'<img src="{_uri(gif(frames), "gif")}" alt="{escape(alt)}" width="{frames.shape[2]}" '
+        f'<picture><source media="(prefers-reduced-motion: reduce)" srcset="{quiet}">'
+        f'<img src="{moving}" alt="{escape(alt)}" width="{frames.shape[2]}" '
         f'height="{frames.shape[1]}"></picture>'
     )
     caption = (
-        f"The first {SECONDS:.0f} s of an episode from the same start, simulated with the gap "
+        "The beginning of an episode, from the same start; simulated with the gap "
         f"<em>{escape(report.gap)}</em> for this film only."
     )
     return _section("Before and after", _framed(picture, caption))
@@ -144,7 +144,7 @@ def _stages(report: Report) -> str:
         f"{name} {', '.join(f'{v:.0f}' for v in values)}" for name, values in stages.items()
     )
     rehearsal = report.adaptation.rehearsal
-    caption = "Every episode that the adaptation used on the robot. Lines are means, bands 95 % intervals."
+    caption = "Every episode that the adaptation used; lines are means, bands 95 % intervals."
     if rehearsal is not None:
         caption += (
             f" Rehearsed in worlds drawn from the posterior, the policy fell "
@@ -161,7 +161,7 @@ def _ranges(report: Report) -> str:
         return ""
     truth = _truth(robot, report.gap)
     caption = "What training varied, and what the logs of the adaptation say about the robot."
-    rows: list[str] = []
+    rows: list[list[str]] = []
     unknown: list[str] = []
     for p in trained:
         found = "not identified"
@@ -172,19 +172,16 @@ def _ranges(report: Report) -> str:
                 unknown.append(p.name.replace("_", " "))
                 found += " (the logs cannot tell)"
         own = f"{truth[p.name]:g}" if p.name in truth else "–"
-        cells = (p.unit, f"{p.low:g} to {p.high:g}", f"{p.nominal:g}", found, own)
-        rows.append(f'<tr><th scope="row">{_text(p.name)}</th>'
-                    + "".join(f"<td>{_text(c)}</td>" for c in cells) + "</tr>")  # fmt: skip
+        rows.append([p.name, p.unit, f"{p.low:g} to {p.high:g}", f"{p.nominal:g}", found, own])
     if unknown:
         caption += f" They cannot tell: {', '.join(unknown)}."
     if truth:
-        caption += " The robot's own values come from the file of its gap; the adapting process never saw them."
+        caption += (
+            " The robot's own values come from the file of its gap; the adapting process never saw "
+            "them."
+        )
     heads = ("parameter", "unit", "trained", "nominal", "identified", "the robot's own")
-    head = "".join(f'<th scope="col">{h}</th>' for h in heads)
-    numbers = (
-        f'<details><summary>The same in numbers</summary><div class="wide" tabindex="0"><table><thead><tr>{head}'
-        f"</tr></thead>\n<tbody>{''.join(rows)}</tbody></table></div></details>"
-    )
+    numbers = f"<details><summary>The same in numbers</summary>{_table(heads, rows)}</details>"
     alt = "Range of training, nominal value and posterior of " + ", ".join(p.name for p in trained)
     return _figure(
         "Randomization and what the logs reveal",
@@ -232,7 +229,10 @@ def _curves(report: Report) -> str:
         f"{label} reaches {value[-1]:.0f} after {steps[-1]:.0f} steps"
         for label, (steps, value) in drawn.items()
     )
-    caption = "Return of training episodes in randomized worlds, exploration noise included, mean of the last 100."
+    caption = (
+        "Return of training episodes in randomized worlds, exploration noise included, mean of the "
+        "last 100."
+    )
     return _figure("Learning", lambda theme: pictures.draw_curves(drawn, theme), alt, caption,
                    "".join(missing))  # fmt: skip
 
@@ -296,7 +296,8 @@ PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{title}</title>
@@ -321,7 +322,8 @@ STYLE = """
     --yes: #56b4e9; --no: #ff9147; }
 }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 1rem/1.55 system-ui, sans-serif; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 1rem/1.55 system-ui, sans-serif; }
 main { max-width: 58rem; margin: 0 auto; padding: 2rem 1rem; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 0.5rem; }
 h2 { font-size: 1.15rem; margin: 0 0 0.8rem; }
@@ -331,6 +333,7 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
   padding: 1.2rem 1.3rem; margin: 0 0 1.2rem; }
 figure { margin: 0; }
 img { display: block; width: 100%; max-width: 50rem; height: auto; margin: 0 auto; }
+img[width] { width: auto; max-width: 100%; }
 figcaption, .missing, details { color: var(--soft); font-size: 0.92rem; margin-top: 0.7rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
@@ -340,6 +343,6 @@ thead th { color: var(--soft); font-size: 0.88rem; font-weight: 500; }
 tbody tr:last-child > * { border-bottom: 0; }
 summary { cursor: pointer; }
 code { font-size: 0.92em; }
-footer { max-width: 58rem; margin: 0 auto; padding: 0 1rem 2.5rem; color: var(--soft); font-size: 0.82rem;
-  overflow-wrap: anywhere; }
+footer { max-width: 58rem; margin: 0 auto; padding: 0 1rem 2.5rem; color: var(--soft);
+  font-size: 0.82rem; overflow-wrap: anywhere; }
 """

@@ -41,8 +41,8 @@ class SimulatedRobot:
         names = [n for n, t in robot.terms.items() if t.access != "privileged"]
         if not names:
             raise InputError(
-                f"{robot.where}: a robot sends what it measures, and every term here is privileged; "
-                "declare terms, or task_access: measured"
+                f"{robot.where}: a robot sends what it measures, and every term here is "
+                "privileged; declare terms, or task_access: measured"
             )
         self.worlds = make_worlds(robot, 1, gap=gap, observe=names, seed=seed, threads=1)
         self.description = _describe(robot, names, realtime)
@@ -185,7 +185,7 @@ def _loop(robot: SimulatedRobot, sock: socket.socket, stop: Callable[[], bool]) 
                     robot.forget()
                 peer, heard = sender, now
                 sock.sendto(protocol.describe(robot.description).encode(), sender)
-            elif sender == peer:
+            elif peer is not None and sender == peer:
                 heard = now
                 if message.kind is Kind.BYE:
                     robot.forget()
@@ -255,7 +255,8 @@ def served(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
     try:
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         line = process.stdout.readline()
         if "listening on " not in line:
             process.kill()

@@ -8,7 +8,7 @@ import platform
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
@@ -38,6 +38,7 @@ from sim2real.simulation.make import AnyWorlds, make_worlds
 from sim2real.simulation.robot import Robot
 from sim2real.types import InputError
 
+STEPS = "time/total_timesteps"
 PACKAGES = ("torch", "mujoco", "mjbatch", "gymnasium", "stable-baselines3", "numpy", "onnxruntime")
 
 
@@ -76,22 +77,29 @@ def train(
 def run(name: str, recipe: Recipe, out: Path, *, resume: bool, report: progress.Report) -> Policy:
     """As `train`, for a recipe that has been read."""
     torch.set_num_threads(1)  # measured: two are several times slower on networks of this size
+    _check_folder(out, recipe, resume)
     last = _last_checkpoint(out) if resume else None
-    _prepare_folder(out, recipe, resume)
-    robot = Robot.load(recipe.env)
     done = int(last.name) if last is not None else 0
-    envs = make_training_env(robot, recipe, seed=recipe.seed + 7919 * done)
+    seed = recipe.seed if not done else _seed_after(recipe.seed, done)
+    robot = Robot.load(recipe.env)
+    spec = describe(name, robot, recipe)  # before hours of training, not after
+    envs = make_training_env(robot, recipe, seed=seed)
     normalized: VecEnv = VecNormalize(envs.env, gamma=recipe.learner.gamma)
     if last is not None:
         normalized = VecNormalize.load(str(last / "normalize.pkl"), envs.env)
         model: BaseAlgorithm = ALGORITHMS[recipe.learner.algorithm].load(
             last / "model.zip", env=normalized, device="cpu"
         )
-        if isinstance(model, OffPolicyAlgorithm):  # checkpoints hold no replay buffer: fill it first
+        model.set_random_seed(seed)  # loading has put back the seed of the beginning
+        if isinstance(model, OffPolicyAlgorithm):  # checkpoints hold no replay buffer: fill it
             model.learning_starts = done + warm_up(recipe.learner, normalized)
     else:
-        model = build(recipe.learner, normalized, recipe.seed, None)
-    model.set_logger(configure(str(out / "log"), ["csv", "tensorboard"]))
+        model = build(recipe.learner, normalized, recipe.seed, envs.tail)
+    _write_folder(out, recipe)
+    log = out / "log"
+    log.mkdir(exist_ok=True)
+    writers = [_Curve(log / "progress.csv", done), TensorBoardOutputFormat(str(log))]
+    model.set_logger(Logger(str(log), writers))
     callback = _Run(recipe, out, report)
     try:
         model.learn(
@@ -100,40 +108,52 @@ def run(name: str, recipe: Recipe, out: Path, *, resume: bool, report: progress.
     except KeyboardInterrupt:
         callback.checkpoint()
         raise
+    finally:
+        model.logger.close()
     assert isinstance(normalized, VecNormalize)
-    policy = to_policy(model, normalized, describe(name, robot, recipe))
+    policy = to_policy(model, normalized, spec)
     policy.save(out)
     return policy
+
+
+def _seed_after(seed: int, done: int) -> int:
+    """The seed of a run that is resumed after `done` control steps."""
+    return int(np.random.SeedSequence([seed, done]).generate_state(1)[0])
 
 
 class TrainingEnv(NamedTuple):
     env: VecEnv
     worlds: AnyWorlds
+    tail: int
+    """How many values at the end of an observation only the critic sees."""
 
 
 def make_training_env(robot: Robot, recipe: Recipe, seed: int) -> TrainingEnv:
     """What the learner of a recipe acts in, before normalisation."""
     randomization = recipe.randomization
     draw = None if randomization is None else randomization.distribution(robot.space)
+    extra = robot.observation(recipe.critic) if recipe.critic else []
+    terms = [*robot.observation(recipe.observe), *extra]
+    tail = sum(t.size for t in extra)
     worlds = make_worlds(
         robot,
         recipe.worlds,
-        observe=recipe.observe,
+        observe=[t.name for t in terms],
         draw=draw,
         seed=seed,
         threads=recipe.threads,
     )
     env: VecEnv = VecMonitor(WorldsVecEnv(worlds))
     if recipe.history > 1:
-        env = History(env, recipe.history)
+        env = History(env, recipe.history, tail)
     if recipe.adaptation is not None:
         encode = corrupted(robot.space.low, robot.space.high, recipe.adaptation.error)
-        env = Context(env, worlds, encode, seed)
+        env = Context(env, worlds, encode, seed, tail)
     if recipe.learner.her:
         if recipe.history > 1:
             raise InputError("history: her relabels the goal of one observation; use history: 1")
         env = Parts(env, goal_parts(worlds, env))
-    return TrainingEnv(env, worlds)
+    return TrainingEnv(env, worlds, tail)
 
 
 def describe(name: str, robot: Robot, recipe: Recipe) -> PolicySpec:
@@ -202,7 +222,8 @@ class _Run(BaseCallback):
         """Writes the newest checkpoint beside the others, then removes all but the last two."""
         folder = self._out / "checkpoints"
         new = folder / f".{self.num_timesteps}.new"
-        shutil.rmtree(new, ignore_errors=True)
+        for unfinished in folder.glob(".*.new"):  # of a run that was killed while it wrote
+            shutil.rmtree(unfinished)
         new.mkdir(parents=True)
         self.model.save(new / "model.zip")
         normalize = self.model.get_vec_normalize_env()
@@ -225,22 +246,52 @@ def _last_checkpoint(out: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def _prepare_folder(out: Path, recipe: Recipe, resume: bool) -> None:
+class _Curve(CSVOutputFormat):
+    """progress.csv, which goes on where the last checkpoint was written."""
+
+    def __init__(self, path: Path, done: int) -> None:
+        head, rows = "", list[str]()
+        if done and path.is_file():
+            head, *rows = path.read_text().splitlines(keepends=True)
+        new = path.with_name("progress.csv.new")
+        super().__init__(str(new))
+        names = head.strip().split(",")
+        if STEPS in names:
+            self.keys = names
+            at = names.index(STEPS)
+            self.file.write(head)
+            for row in rows:
+                cells = row.rstrip("\n").split(",")  # a killed run may leave half a row
+                if row.endswith("\n") and len(cells) == len(names) and int(cells[at]) <= done:
+                    self.file.write(row)
+            self.file.flush()
+        os.replace(new, path)
+
+
+def _check_folder(out: Path, recipe: Recipe, resume: bool) -> None:
     path = out / "recipe.yaml"
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; give the folder of a run as --out")
     if path.is_file():
         if not resume:
             raise InputError(
                 f"{out} already holds a run; choose another --out, or continue it with --resume"
             )
         before = schema.read(Recipe, path)
-        if replace(before, steps=recipe.steps, checkpoint=recipe.checkpoint) != recipe:
+        free = replace(before, steps=recipe.steps, checkpoint=recipe.checkpoint)
+        other = [f.name for f in fields(recipe) if getattr(free, f.name) != getattr(recipe, f.name)]
+        if other:
             raise InputError(
-                f"{path} differs from the recipe given; resume with the recipe of the run"
+                f"{path} differs from the recipe given in {', '.join(other)}; resume with the "
+                "recipe of the run"
             )
     elif resume:
         raise InputError(f"{out} holds no run to resume; leave --resume out")
+
+
+def _write_folder(out: Path, recipe: Recipe) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    schema.write(recipe, path)
+    schema.write(recipe, out / "recipe.yaml")
     facts = {"versions": versions(), "seed": recipe.seed, "machine": platform.platform()}
     new = out / "run.json.new"
     new.write_text(json.dumps(facts, indent=2) + "\n")

@@ -1,6 +1,6 @@
 """The picture of the README, from what `sim2real demo` left in its folder.
 
-    .venv/bin/python tools/draw_readme.py runs/demo docs/hopper.png
+.venv/bin/python tools/draw_readme.py runs/demo docs/hopper.png
 """
 
 from __future__ import annotations

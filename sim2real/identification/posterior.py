@@ -1,10 +1,9 @@
-"""What logs say about ξ: a mean, a covariance that keeps correlations, and what they cannot tell."""
+"""What logs say about ξ: mean, covariance with its correlations, and what they cannot tell."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from sim2real.dynamics.distribution import Distribution, Empirical
 from sim2real.types import Array, InputError
 
 INFORMED = 0.5
-"""A parameter counts as revealed where its posterior deviation is below this share of the prior's."""
+"""A parameter is revealed where its posterior deviation is below this share of the prior's."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +93,11 @@ class Posterior:
         if not path.is_file():
             raise InputError(f"{path}: no such file; `sim2real identify` writes one")
         try:
-            plain: Mapping[str, Any] = json.loads(path.read_text())
-            arrays = {"samples", "weights", "low", "high", "prior_std"}
-            return Posterior(
-                **{
-                    k: np.asarray(v, float) if k in arrays else tuple(v) if k in ("names", "units")
-                    else v for k, v in plain.items()
-                }
-            )  # fmt: skip
+            plain: dict[str, Any] = dict(json.loads(path.read_text()))
+            for key in ("samples", "weights", "low", "high", "prior_std"):
+                plain[key] = np.asarray(plain.get(key), float)
+            for key in ("names", "units"):
+                plain[key] = tuple(plain.get(key, ()))
+            return Posterior(**plain)
         except (ValueError, TypeError) as error:
             raise InputError(f"{path}: not a posterior ({error})") from None

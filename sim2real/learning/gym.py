@@ -1,20 +1,22 @@
 """One world as a Gymnasium environment, and the ids `sim2real/<env>` for `gymnasium.make`.
 
-import gymnasium, sim2real
-gymnasium.register_envs(sim2real.gym)
-env = gymnasium.make("sim2real/hopper", gap="worn")
+    import gymnasium, sim2real
+    gymnasium.register_envs(sim2real.gym)
+    env = gymnasium.make("sim2real/hopper", gap="worn")
+
+The ids are registered when this module is imported.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
-import mujoco
 import numpy as np
 from gymnasium import spaces
 
 from sim2real import content
+from sim2real.simulation.camera import Camera
 from sim2real.simulation.gymnasium_worlds import GymnasiumWorlds
 from sim2real.simulation.make import AnyWorlds
 from sim2real.types import Array, InputError
@@ -24,8 +26,6 @@ class WorldEnv(gymnasium.Env[Any, Array]):
     """One world. In the nominal world, without a gap and with the `-v5` observation, it is
     Gymnasium's environment of that name, seed for seed and bit for bit: dictionary observations
     and the rewards of other goals included, where that environment has them."""
-
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50}
 
     def __init__(
         self, worlds: AnyWorlds, xi: Array | None = None, render_mode: str | None = None
@@ -39,8 +39,11 @@ class WorldEnv(gymnasium.Env[Any, Array]):
         )
         self.action_space = spaces.Box(worlds.action_low, worlds.action_high, dtype=np.float32)
         self.render_mode = render_mode
-        self.metadata = {**self.metadata, "render_fps": round(1 / worlds.control_period)}
-        self._renderer: mujoco.Renderer | None = None
+        self.metadata = {
+            "render_modes": ["rgb_array"],
+            "render_fps": round(1 / worlds.control_period),
+        }
+        self._camera: Camera | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -54,9 +57,12 @@ class WorldEnv(gymnasium.Env[Any, Array]):
     def step(self, action: Array) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         step = self.worlds.advance(np.asarray(action)[None])
         return (
-            self._told(step.obs[0]), float(step.reward[0]), bool(step.terminated[0]), bool(step.truncated[0]),
+            self._told(step.obs[0]),
+            float(step.reward[0]),
+            bool(step.terminated[0]),
+            bool(step.truncated[0]),
             _row(step.info),
-        )  # fmt: skip
+        )
 
     def compute_reward(self, achieved_goal: Array, desired_goal: Array, info: Any) -> Array:
         """(n,) rewards for goals (n, G). Raises InputError where the environment has none."""
@@ -71,20 +77,18 @@ class WorldEnv(gymnasium.Env[Any, Array]):
         return dict(zip(self._parts, np.split(obs, ends), strict=True))
 
     def render(self) -> Any:
+        """(240, 320, 3) uint8; None without a render_mode. Raises RenderingMissing where no
+        picture can be drawn."""
         if self.render_mode is None:
             return None
-        if self._renderer is None:
-            self._renderer = mujoco.Renderer(self.worlds.model, 240, 320)
-        data = mujoco.MjData(self.worlds.model)
-        data.qpos[:] = self.worlds.data["qpos"][0]
-        mujoco.mj_forward(self.worlds.model, data)
-        self._renderer.update_scene(data, camera=0 if self.worlds.model.ncam else -1)
-        return self._renderer.render()
+        if self._camera is None:
+            self._camera = Camera(self.worlds.model)
+        return self._camera.draw(self.worlds.data["qpos"][0])
 
     def close(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        if self._camera is not None:
+            self._camera.close()
+            self._camera = None
 
 
 def _box(size: int) -> spaces.Box:

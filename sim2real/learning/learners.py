@@ -13,12 +13,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import nn
 
+from sim2real.learning.asymmetric import AsymmetricPolicy
 from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.policy import Policy
 from sim2real.policy.spec import PolicySpec
 from sim2real.types import InputError
 
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "sac": SAC, "tqc": TQC}
+ALGORITHMS: dict[str, Any] = {"ppo": PPO, "sac": SAC, "tqc": TQC}
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,22 @@ class Learner:
     """Hindsight experience replay (Andrychowicz et al. 2017), for goal environments with SAC and
     TQC: the observation must begin with achieved_goal and desired_goal."""
 
+    def __post_init__(self) -> None:
+        if not self.network or min(self.network) < 1:
+            raise InputError(f"network is {list(self.network)}; it lists widths of at least 1")
+        for name in ("learning_rate", "final_learning_rate"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise InputError(f"{name} is {value}; it must not be negative")
+        if not 0 < self.gamma <= 1:
+            raise InputError(f"gamma is {self.gamma}; it must lie in (0, 1]")
 
-def build(learner: Learner, env: VecEnv, seed: int, tensorboard: str | None) -> BaseAlgorithm:
+
+def build(learner: Learner, env: VecEnv, seed: int, tail: int = 0) -> BaseAlgorithm:
     """The Stable-Baselines3 model that a recipe's `learner` describes.
+
+    Args:
+        tail: how many values at the end of an observation only the critic sees.
 
     Raises:
         InputError: settings that the algorithm does not take.
@@ -56,7 +70,11 @@ def build(learner: Learner, env: VecEnv, seed: int, tensorboard: str | None) -> 
         schedule = lambda left: final + (rate - final) * left  # noqa: E731
     policy_kwargs: dict[str, Any] = {"activation_fn": activation, "net_arch": list(learner.network)}
     settings = dict(learner.settings)
-    policy = "MlpPolicy"
+    policy: Any = "MlpPolicy"
+    if tail:
+        if learner.algorithm != "ppo":
+            raise InputError(f"critic: {learner.algorithm} has no critic of its own terms; use ppo")
+        policy, policy_kwargs["tail"] = AsymmetricPolicy, tail
     if learner.algorithm == "ppo":
         policy_kwargs["log_std_init"] = learner.log_std_init
     if learner.her:
@@ -71,9 +89,9 @@ def build(learner: Learner, env: VecEnv, seed: int, tensorboard: str | None) -> 
     try:
         return ALGORITHMS[learner.algorithm](
             policy, env, learning_rate=schedule, gamma=learner.gamma, policy_kwargs=policy_kwargs,
-            seed=seed, device="cpu", tensorboard_log=tensorboard, verbose=0, **settings,
+            seed=seed, device="cpu", verbose=0, **settings,
         )  # fmt: skip
-    except TypeError as error:
+    except (TypeError, ValueError, AssertionError) as error:
         raise InputError(f"learner: settings: {learner.algorithm} says: {error}") from error
 
 
@@ -110,7 +128,7 @@ def to_policy(model: BaseAlgorithm, normalize: VecNormalize | None, spec: Policy
         O = layers[0].in_features
         normalizer = Normalizer(np.zeros(O), np.ones(O))
     else:
-        mean, var = _statistics(normalize)
+        mean, var = (x[: layers[0].in_features] for x in _statistics(normalize))
         normalizer = Normalizer(mean, var, eps=normalize.epsilon, clip=normalize.clip_obs)
     import copy
 

@@ -13,6 +13,7 @@ import select
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 
 import mujoco
 import numpy as np
@@ -65,7 +66,7 @@ class Camera:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the process
         height, width, _ = self._shape
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "sim2real.simulation.camera", *map(str, (width, height, len(content)))],
+            [sys.executable, "-m", __name__, str(width), str(height), str(len(content))],
             env={**os.environ, "MUJOCO_GL": backend},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
         )  # fmt: skip
@@ -87,11 +88,9 @@ class Camera:
 
     def _send(self, content: bytes) -> None:
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # it has ended, and the next picture says why
             self._process.stdin.write(content)
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has ended, and the next picture says why
 
     def _receive(self, size: int) -> bytes:
         out = self._process.stdout
@@ -123,10 +122,8 @@ class Camera:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             assert stream is not None
-            try:
+            with suppress(BrokenPipeError):  # for the bytes that the process did not live to read
                 stream.close()
-            except BrokenPipeError:
-                pass  # of the bytes that the process did not live to read
 
     def __enter__(self) -> Camera:
         return self

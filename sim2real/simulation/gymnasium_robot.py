@@ -23,7 +23,7 @@ GOAL = ("achieved_goal", "desired_goal")
 """What every goal environment observes, besides `observation`."""
 
 MOCAP = (
-    "a command here moves a mocap body that pulls the arm along, it is no force and no joint angle; "
+    "a command moves a mocap body that pulls the arm along, it is no force and no joint angle; "
     "how well the arm follows is a parameter (field eq_solref), and commands can be late or lost"
 )
 COMPILED = "the environment compiles its own model, whose actuators have no state; use latency"
@@ -82,14 +82,14 @@ class GymnasiumRobot(Robot):
         if not isinstance(getattr(bare, "model", None), mujoco.MjModel) or not hasattr(bare, "dt"):
             raise InputError(
                 f"{self.where}: gymnasium: '{id}' does not expose a MuJoCo model as "
-                "`unwrapped.model`, with `data` and `dt` beside it, so its physics cannot be written"
+                "`unwrapped.model`, with `data` and `dt` beside it: its physics cannot be written"
             )
         return env
 
     @cached_property
     def interface(self) -> Interface:
-        """Raises InputError for an observation or action that is no array of floats, and where
-        episodes have no end."""
+        """Raises InputError for an observation or action that is no array of floats, for `actions`
+        that do not fit, and where episodes have no end."""
         from gymnasium import spaces
 
         env = self.make()
@@ -107,6 +107,9 @@ class GymnasiumRobot(Robot):
         if env.spec is None or env.spec.max_episode_steps is None:
             raise InputError(f"{where} has no max_episode_steps; register it with a time limit")
         assert isinstance(action, spaces.Box)
+        names, A = self.config.actions, len(action.low)
+        if names and len(names) != A:
+            raise InputError(f"{self.where}: actions: {len(names)} names for {A} entries")
         return Interface(
             {name: int(np.prod(space.shape or ())) for name, space in parts.items()}, dictionary,
             set(GOAL) <= set(parts) and hasattr(bare, "compute_reward"), action.low, action.high,
@@ -138,13 +141,11 @@ class GymnasiumRobot(Robot):
         """(A,), (A,) lowest and highest command."""
         return self.interface.low, self.interface.high
 
-    @cached_property
+    @property
     def actuators(self) -> tuple[str, ...]:
-        A, names = len(self.interface.low), self.config.actions
-        if names:
-            if len(names) != A:
-                raise InputError(f"{self.where}: actions: {len(names)} names for {A} entries")
-            return names
+        A = len(self.interface.low)
+        if self.config.actions:
+            return self.config.actions
         if self._drives_actuators:
             return tuple(self.model.actuator(i).name or f"actuator{i}" for i in range(A))
         return tuple(f"action{i}" for i in range(A))

@@ -172,12 +172,12 @@ class GymnasiumWorlds:
                 GymnasiumStart(
                     new_xi[row],
                     self._stream(i),
-                    (self._noise_seed[i], int(i), 3, int(self.episodes[i])),
+                    (self._noise_seed[i], i, 3, int(self.episodes[i])),
                 )
-                for row, i in enumerate(index)
+                for row, i in enumerate(index.tolist())
             ]
         self._write(index, np.stack([s.xi for s in starts]))
-        for i, start in zip(index, starts, strict=True):
+        for i, start in zip(index.tolist(), starts, strict=True):
             self.starts[i] = start
             self._begin(i, start.rng)
         self.episodes[index] += 1
@@ -186,7 +186,8 @@ class GymnasiumWorlds:
         self._queue[:, index] = 0.0
         obs = self._observe()
         if self._noise is not None:
-            assert self._command_path is not None and self._observation_path is not None
+            assert self._command_path is not None
+            assert self._observation_path is not None
             seeds = [s.noise for s in starts]
             self._noise.restart(index, seeds)
             first = [np.random.default_rng(np.random.SeedSequence([*s, 0])) for s in seeds]
@@ -229,7 +230,8 @@ class GymnasiumWorlds:
             )
         ctrl, noise = action, None
         if self._noise is not None:
-            assert self._command_path is not None and self._push is not None
+            assert self._command_path is not None
+            assert self._push is not None
             noise = self._noise.next()
             ctrl = self._command_path(action, self.data["qvel"], noise[1][:, 0])
             self._queue = np.roll(self._queue, 1, axis=0)

@@ -203,7 +203,7 @@ def state_from(
 
 
 def quaternion_from_gravity(gravity: Array) -> Array:
-    """(T, 3) gravity direction in the body frame -> (T, 4) quaternion (w, x, y, z) with yaw zero."""
+    """(T, 3) gravity in the body frame -> (T, 4) quaternion (w, x, y, z) with yaw zero."""
     gx, gy, gz = np.moveaxis(gravity / np.linalg.norm(gravity, axis=1, keepdims=True), 1, 0)
     roll = np.arctan2(-gy, -gz)
     pitch = np.arctan2(gx, np.hypot(gy, gz))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -57,7 +58,7 @@ class Worlds:
         robot: Robot,
         num_worlds: int,
         *,
-        gap: Gap | str | None = None,
+        gap: Gap | str | Path | None = None,
         observe: str | Sequence[str] | None = None,
         draw: Distribution | None = None,
         seed: int = 0,
@@ -176,7 +177,8 @@ class Worlds:
         self.ticks[index] = 0
         obs = self._observe()
         if self._noise is not None:
-            assert self._command_path is not None and self._observation_path is not None
+            assert self._command_path is not None
+            assert self._observation_path is not None
             seeds = [s.noise for s in (self.starts[i] for i in index) if s is not None]
             self._noise.restart(index, seeds)
             first = [np.random.default_rng(np.random.SeedSequence([*s, 0])) for s in seeds]
@@ -228,7 +230,8 @@ class Worlds:
         before = self.task.before(data)
         ctrl, noise = action, None
         if self._noise is not None:
-            assert self._command_path is not None and self._push is not None
+            assert self._command_path is not None
+            assert self._push is not None
             noise = self._noise.next()
             ctrl = self._command_path(action, data["qvel"], noise[1][:, 0])
             data["qvel"][:, 0] += self._push(noise[1][:, 1:3])

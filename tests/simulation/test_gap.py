@@ -1,4 +1,4 @@
-"""Every effect of a gap obeys its law. Independent of it: scalar loops, queues, and plain MuJoCo."""
+"""Every effect of a gap obeys its law, which a scalar loop, a queue or plain MuJoCo says."""
 
 from dataclasses import replace
 
@@ -242,7 +242,9 @@ def test_backlash_is_play():
 def test_stiction_holds_what_is_at_rest():
     """Below the share of the full command, and only there; the limits are 1 and 2."""
     gap = Gap(actuators=Actuators(stiction=0.1, stiction_speed=0.05))
-    action = np.tile([[[0.09, 0.19]], [[-0.09, -0.19]], [[0.11, 0.21]], [[-0.11, -0.21]]], (2, 1, 1))
+    action = np.tile(
+        [[[0.09, 0.19]], [[-0.09, -0.19]], [[0.11, 0.21]], [[-0.11, -0.21]]], (2, 1, 1)
+    )
     rest, moving = np.full((4, 1, 2), 0.049), np.full((4, 1, 2), -0.051)
     told = command(command_path(gap), action, np.concatenate((rest, moving)))
     np.testing.assert_array_equal(told[:2], 0.0)
@@ -330,9 +332,7 @@ def test_lost_observations_leave_the_last_one():
     """Under every loss the value stays, and the fraction of losses is the probability."""
     T, B = 500, 40
     truth = np.arange(1.0, T + 1)[:, None, None] * np.ones((T, B, 1))
-    told, uniform = observe(
-        observation_path(Gap(network=Network(loss=0.3)), [term()], B), truth
-    )
+    told, uniform = observe(observation_path(Gap(network=Network(loss=0.3)), [term()], B), truth)
     for b in range(3):
         last = 1.0
         for t in range(1, T):

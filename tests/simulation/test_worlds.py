@@ -391,7 +391,8 @@ def test_an_env_folder_of_ones_own(cart_folder):
         np.testing.assert_allclose(obs, [x, v, a], rtol=1e-12)
         assert info == {"distance": abs(obs[0])}
         assert reward == -abs(obs[0])
-        assert not (terminated or truncated)
+        assert not terminated
+        assert not truncated
 
     robot = Robot.load(cart_folder)
     np.testing.assert_array_equal(robot.gap("weak").actuators.strength, 0.5)

@@ -19,7 +19,7 @@ from sim2real.identification.identify import explain
 from sim2real.identification.posterior import Posterior
 from sim2real.identification.windows import Trajectory
 from sim2real.simulation.robot import Robot
-from sim2real.types import Array
+from sim2real.types import Array, InputError
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,18 @@ class Context:
     episodes: int = 10
     """Target episodes that adaptation may use, gate and search included."""
     excitation: float = 0.1
-    """Standard deviation of the noise added to commands while data is gathered, as a share of the
-    command range."""
+    """Standard deviation of the noise added to commands while data is gathered, as a share of half
+    the command range."""
+
+    def __post_init__(self) -> None:
+        for name in ("error", "excitation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it is a share, 0 to 1")
+        if self.episodes < 3:
+            raise InputError(
+                f"episodes is {self.episodes}; adaptation needs at least 3: one to gather, two to "
+                "compare"
+            )
 
 
 class ContextState(NamedTuple):

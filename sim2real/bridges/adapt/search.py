@@ -19,27 +19,34 @@ from sim2real.types import Array
 def search(
     try_context: Callable[[Array], float], space: ParameterSpace, *, episodes: int, seed: int = 0
 ) -> tuple[Array, list[float]]:
-    """((K,) the last mean of the search, or the best candidate if that is all there was; returns).
+    """((K,) the best context that was tried, nominal where none was; the returns (n,)).
 
     Args:
-        try_context: runs one episode on the target with a context (K,) and gives its return.
+        try_context: runs one episode on the target with a context (K,) and gives its return, NaN
+            where there is none, because the budget of the target is used up: the search ends.
         episodes: how many times it may be called, at least one.
     """
     low, high = np.array(space.low, float), np.array(space.high, float)
-    unit = lambda x: (x - low) / (high - low)  # noqa: E731
+    width = np.where(high > low, high - low, 1.0)
+    nominal = np.array(space.nominal, float)
     K = len(low)
     optimizer = cmaes.CMA(
-        mean=unit(np.array(space.nominal, float)), sigma=0.25, seed=seed,
-        bounds=np.tile([0.0, 1.0], (K, 1)), population_size=max(2, min(4 + int(3 * np.log(K)), episodes)),
+        mean=np.clip((nominal - low) / width, 0.0, 1.0), sigma=0.25, seed=seed,
+        bounds=np.tile([0.0, 1.0], (K, 1)),
+        population_size=max(2, min(4 + int(3 * np.log(K)), episodes)),
     )  # fmt: skip
     tried: list[tuple[Array, float]] = []
-    while len(tried) + optimizer.population_size <= episodes:
-        generation: list[tuple[Array, float]] = []
-        for _ in range(optimizer.population_size):
-            x = optimizer.ask()
-            value = try_context(low + x * (high - low))
-            generation.append((x, -value))
-            tried.append((x, value))
-        optimizer.tell(generation)
-    best = max(tried, key=lambda pair: pair[1])[0]
-    return low + best * (high - low), [value for _, value in tried]
+    generation: list[tuple[Array, float]] = []
+    while len(tried) < episodes:
+        x = optimizer.ask()
+        context = np.clip(low + x * width, low, high)
+        value = try_context(context)
+        if not np.isfinite(value):
+            break
+        tried.append((context, value))
+        generation.append((x, -value))
+        if len(generation) == optimizer.population_size:
+            optimizer.tell(generation)
+            generation = []
+    best = max(tried, key=lambda pair: pair[1])[0] if tried else nominal
+    return best, [value for _, value in tried]

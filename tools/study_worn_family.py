@@ -1,0 +1,116 @@
+"""Adaptation on robots drawn from a family, each met over the wire: python tools/study_worn_family.py POLICY
+
+Every robot is a process of its own, whose physics are drawn from the gap by its seed. On each: zero-shot,
+ten episodes of adaptation, adapted, and, for comparison, the true context, another robot's context,
+and the reference policy (uniform randomization with history). Prints a Markdown table; --out keeps all figures.
+A robot that is finished is not run again, so a study that was killed continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from sim2real import progress
+from sim2real.adapt import adapt, address_of
+from sim2real.deploy.artifact import Artifact
+from sim2real.deploy.contract import AdaptedState
+from sim2real.deploy.controller import run
+from sim2real.deploy.files import write_atomically
+from sim2real.deploy.robots.udp import UdpRobot
+from sim2real.evaluate import bootstrap, gap_closed, tell
+from sim2real.export import export
+from sim2real.policy.policy import Policy
+from sim2real.simulation.robot import Robot
+from sim2real.simulation.worlds import Worlds
+
+
+def returns(artifact: Artifact, where: tuple[str, int], z: AdaptedState | None, episodes: int) -> list[float]:
+    """Returns of whole episodes over the wire, from the same resets for every arm."""
+    robot = UdpRobot(*where)
+    try:
+        result = run(artifact, robot, episodes=episodes, z=z, seed=1000)
+    finally:
+        robot.close()
+    return [float(e.return_ or 0.0) for e in result.episodes]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("policy")
+    parser.add_argument("--history", help="the reference policy")
+    parser.add_argument("--gap", default="worn")
+    parser.add_argument("--robots", type=int, default=20)
+    parser.add_argument("--episodes", type=int, default=20)
+    parser.add_argument("--seed", type=int, required=True, help="robot i is drawn by seed + i")
+    parser.add_argument("--out", default="runs/worn-family")
+    arguments = parser.parse_args()
+    out = Path(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    policy = Policy.load(arguments.policy)
+    robot = Robot.load(policy.spec.env)
+    artifact = export(policy, out / "artifact")
+    history = export(Policy.load(arguments.history), out / "history") if arguments.history else None
+    with progress.bar("robots", arguments.robots) as report:
+        for i in range(arguments.robots):
+            seed = arguments.seed + i
+            path = out / f"robot-{seed}.json"
+            if not path.is_file():
+                figures = one_robot(policy, robot, artifact, history, arguments, seed, out)
+                write_atomically(path, (json.dumps(figures) + "\n").encode())
+            report(i + 1, {})
+    print(table(out, arguments.seed, arguments.robots))
+
+
+def one_robot(
+    policy: Policy, robot: Robot, artifact: Artifact, history: Artifact | None,
+    arguments: argparse.Namespace, seed: int, out: Path,
+) -> dict[str, object]:  # fmt: skip
+    sim = Worlds(robot, 1, gap=arguments.gap, seed=seed)
+    sim.reset()
+    n = arguments.episodes
+    with address_of(f"{policy.spec.env}/{arguments.gap}", seed) as where:
+        arms = {"zero-shot": returns(artifact, where, None, n)}
+        adaptation = adapt(policy, f"{where[0]}:{where[1]}", seed=seed, out=out / f"adapt-{seed}")
+        arms["adapted"] = returns(artifact, where, adaptation.z, n)
+        for told in ("true", "other"):
+            value = tell(policy, sim.xi, robot, told)
+            assert value is not None
+            z = replace(adaptation.z, value=tuple(map(float, value[0])), accepted=True)
+            arms[f"{told} context"] = returns(artifact, where, z, n)
+        if history is not None:
+            arms["uniform, history"] = returns(history, where, None, n)
+    return {"seed": seed, "xi": sim.xi[0].tolist(), "arms": arms, "adaptation": adaptation.to_dict()}
+
+
+def table(out: Path, seed: int, robots: int) -> str:
+    """Markdown: mean return of each arm over the robots, its interval, gap closed."""
+    found = [json.loads((out / f"robot-{seed + i}.json").read_text()) for i in range(robots)]
+    means = {
+        arm: np.array([np.mean(f["arms"][arm]) for f in found]) for arm in found[0]["arms"]
+    }  # (robots,) each
+    lines = ["| arm | mean return over robots [95 %] | better than zero-shot on |", "|---|---|---|"]
+    for arm, values in means.items():
+        wins = int((values > means["zero-shot"]).sum())
+        lines.append(f"| {arm} | {bootstrap(values)} | {wins} of {robots} |")
+    closed = gap_closed(means["adapted"], means["zero-shot"], means["true context"])
+    spent = [f["adaptation"] for f in found]
+    accepted = sum(a["accepted"] for a in spent)
+    lines += [
+        "",
+        f"Accepted on {accepted} of {robots}; {np.mean([a['episodes'] for a in spent]):.0f} episodes, "
+        f"{np.mean([a['seconds'] for a in spent]):.0f} s and {np.mean([a['falls'] for a in spent]):.1f} "
+        f"falls per robot. Share of the way from zero-shot to the true context: "
+        + ("no gap" if closed is None else f"{closed.mean:.2f} [{closed.low:.2f}, {closed.high:.2f}]")
+        + ".",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
