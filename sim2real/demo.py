@@ -47,7 +47,7 @@ def demo(out: Path, *, steps: int | None = None) -> dict[str, Any]:
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     with _baseline(out, steps):
-        policy = _trained("demo", out / "policy", steps)
+        policy = _trained("hopper-context", out / "policy", steps)
     artifact = export(policy, out / "artifact")
     verification = verify(out / "artifact")
     if not verification.ok:
@@ -124,7 +124,7 @@ def _trained(name: str, out: Path, steps: int | None) -> Policy:
     if (out / "policy.pt").is_file():
         return Policy.load(out)
     resume = (out / "recipe.yaml").is_file()
-    with progress.bar(f"train {name}", resolved.steps) as report:
+    with progress.bar(f"train {name}", resolved.total_steps) as report:
         return train_run(name, resolved, out, resume=resume, report=report)
 
 
@@ -132,7 +132,7 @@ def _trained(name: str, out: Path, steps: int | None) -> Policy:
 def _baseline(out: Path, steps: int | None) -> Iterator[None]:
     """Trains the reference policy, uniform randomization with history, on the other core."""
     folder = out / "history"
-    command = [sys.executable, "-m", "sim2real", "train", "demo-history", "--out", str(folder)]
+    command = [sys.executable, "-m", "sim2real", "train", "hopper-uniform-history", "--out", str(folder)]
     if steps is not None:
         command += ["--set", f"steps={steps}"]
     if (folder / "policy.pt").is_file():

@@ -89,7 +89,10 @@ def side_by_side(films: Mapping[str, Film]) -> Array:
             ink = ImageDraw.Draw(picture)
             over = one.ended is not None and t / FPS >= one.ended
             clock = f"ended after {one.ended:.1f} s" if over else f"{t / FPS:.1f} s"
-            for y, text in ((7, title), (picture.height - 27, f"return {one.returns[now]:.0f}, {clock}")):
+            for y, text in (
+                (7, title),
+                (picture.height - 27, f"return {one.returns[now]:.0f}, {clock}"),
+            ):
                 ink.text((10, y), text, "white", font, stroke_width=2, stroke_fill="#101418")
             row += [np.asarray(picture), np.full((picture.height, 4, 3), 255, np.uint8)]
         pictures.append(np.concatenate(row[:-1], axis=1))

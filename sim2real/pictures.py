@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -246,17 +247,17 @@ def draw_robustness(
         for i, j in np.ndindex(map_.mean.shape):
             cell = np.array(mesh.to_rgba(map_.mean[i, j])[:3])
             bright = cell**2.2 @ [0.2126, 0.7152, 0.0722] > 0.18  # relative luminance, as in WCAG 2
-            axes.text(float(x[i]), float(y[j]), f"{map_.mean[i, j]:.0f}", ha="center", va="center", fontsize=8,
-                      color="#10151c" if bright else "#ffffff")  # fmt: skip
-    halo = {"markeredgecolor": theme.background, "markeredgewidth": 1.5, "linestyle": "none"}
+            axes.text(float(x[i]), float(y[j]), f"{map_.mean[i, j]:.0f}", fontsize=8, ha="center",
+                      va="center", color="#10151c" if bright else "#ffffff")  # fmt: skip
+    halo: dict[str, Any] = {"markeredgecolor": theme.background, "markeredgewidth": 1.5}
     if nominal is not None:
-        axes.plot(*nominal, "D", color=theme.text, markersize=9, label="nominal", **halo)
+        x, y = nominal
+        axes.plot([x], [y], "D", color=theme.text, markersize=9, label="nominal", **halo)
     if place is not None and posterior is not None:
         mean, std = posterior.mean[place], 1.96 * posterior.std[place]
-        axes.errorbar(*mean, std[1], std[0], color=theme.before, linewidth=2.2, capsize=4)
-        axes.plot(
-            *mean, "o", color=theme.before, markersize=9, label="identified, with 95 %", **halo
-        )
+        (x, y), (dx, dy), colour = mean, std, theme.before
+        axes.errorbar([x], [y], [dy], [dx], color=colour, linewidth=2.2, capsize=4)
+        axes.plot([x], [y], "o", color=colour, markersize=9, label="identified, with 95 %", **halo)
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
     axes.grid(visible=False)

@@ -15,6 +15,17 @@ from sim2real.types import InputError
 
 
 @dataclass(frozen=True)
+class Distill:
+    """A teacher that sees more learns by reward; then the policy learns from it, by DAgger."""
+
+    teacher: list[str]
+    """Observation terms of the teacher, privileged ones too."""
+    steps: int
+    """Control steps of imitation, besides the recipe's."""
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True)
 class Recipe:
     """recipe.yaml. The four bridges are always there; `none` says that a place is not bridged."""
 
@@ -31,12 +42,12 @@ class Recipe:
     """What changes on the robot."""
     steps: int
     """Control steps of training, over all worlds."""
-    observe: str = "v5"
-    """The observation set that the policy sees."""
+    observe: str | list[str] = "v5"
+    """The observation set that the policy sees, or its terms."""
     history: int = 1
     """How many observations the policy sees, the newest included."""
-    critic: list[str] = field(default_factory=list[str])
-    """Further terms that only the critic sees, privileged ones too (PPO)."""
+    distill: Distill | None = None
+    """If given, a teacher learns by reward and the policy imitates it."""
     learner: Learner = field(default_factory=Learner)
     worlds: int = 128
     """Worlds that are stepped together."""
@@ -55,6 +66,18 @@ class Recipe:
             raise InputError(
                 f"seed is {self.seed}; it must be below 2^32, which is what numpy takes"
             )
+
+    @property
+    def learned(self) -> Recipe:
+        """What learns by reward: this, or the teacher of it."""
+        if self.distill is None:
+            return self
+        return replace(self, observe=self.distill.teacher, history=1, distill=None)
+
+    @property
+    def total_steps(self) -> int:
+        """Control steps of learning by reward and of imitation."""
+        return self.steps + (self.distill.steps if self.distill is not None else 0)
 
     @property
     def randomization(self) -> Uniform | None:

@@ -59,9 +59,13 @@ def write_report(path: str | Path, report: Report) -> None:
         InputError: the robot has no such gap, or the file cannot be written.
     """
     sections = [
-        _section("Results", _table(report.columns, report.rows)), _film(report), _stages(report), _ranges(report), _robustness(report),
+        _section("Results", _table(report.columns, report.rows)),
+        _film(report),
+        _stages(report),
+        _ranges(report),
+        _robustness(report),
         _curves(report),
-    ]  # fmt: skip
+    ]
     page = PAGE.format(
         title=escape(report.title), style=STYLE, lead=_lead(report.adaptation),
         sections="\n".join(s for s in sections if s), colophon=_colophon(report),

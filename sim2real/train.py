@@ -22,18 +22,23 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
 from sim2real import progress, schema
+from sim2real.learning.distill import distill
 from sim2real.learning.learners import ALGORITHMS, build, to_policy, warm_up
+
 from sim2real.learning.vec_env import (
     Context,
+    Encode,
     History,
     Parts,
     WorldsVecEnv,
     corrupted,
     goal_parts,
 )
+from sim2real.policy.networks import mlp
+from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.policy import Policy
 from sim2real.policy.spec import ActuatorSpec, ParameterInfo, PolicySpec, TermSpec
-from sim2real.recipe import Recipe, read
+from sim2real.recipe import Distill, Recipe, read
 from sim2real.simulation.make import AnyWorlds, make_worlds
 from sim2real.simulation.robot import Robot
 from sim2real.types import InputError
@@ -70,7 +75,7 @@ def train(
     """
     name, resolved = read(recipe, seed=seed, overrides=overrides)
     out = Path(out) if out is not None else Path("runs") / name
-    with progress.bar(f"train {name}", resolved.steps) as report:
+    with progress.bar(f"train {name}", resolved.total_steps) as report:
         return run(name, resolved, out, resume=resume, report=report)
 
 
@@ -82,8 +87,9 @@ def run(name: str, recipe: Recipe, out: Path, *, resume: bool, report: progress.
     done = int(last.name) if last is not None else 0
     seed = recipe.seed if not done else _seed_after(recipe.seed, done)
     robot = Robot.load(recipe.env)
-    spec = describe(name, robot, recipe)  # before hours of training, not after
-    envs = make_training_env(robot, recipe, seed=seed)
+    learned = recipe.learned
+    specs = describe(name, robot, learned), describe(name, robot, recipe)  # not after hours
+    envs = make_training_env(robot, learned, seed=seed)
     normalized: VecEnv = VecNormalize(envs.env, gamma=recipe.learner.gamma)
     if last is not None:
         normalized = VecNormalize.load(str(last / "normalize.pkl"), envs.env)
@@ -94,7 +100,7 @@ def run(name: str, recipe: Recipe, out: Path, *, resume: bool, report: progress.
         if isinstance(model, OffPolicyAlgorithm):  # checkpoints hold no replay buffer: fill it
             model.learning_starts = done + warm_up(recipe.learner, normalized)
     else:
-        model = build(recipe.learner, normalized, recipe.seed, envs.tail)
+        model = build(recipe.learner, normalized, recipe.seed)
     _write_folder(out, recipe)
     log = out / "log"
     log.mkdir(exist_ok=True)
@@ -102,18 +108,42 @@ def run(name: str, recipe: Recipe, out: Path, *, resume: bool, report: progress.
     model.set_logger(Logger(str(log), writers))
     callback = _Run(recipe, out, report)
     try:
-        model.learn(
-            recipe.steps - done, callback=callback, reset_num_timesteps=False, log_interval=1
-        )
+        if done < recipe.steps:  # else `learn` resets the worlds, and the normaliser counts that
+            model.learn(
+                recipe.steps - done, callback=callback, reset_num_timesteps=False, log_interval=1
+            )
     except KeyboardInterrupt:
         callback.checkpoint()
         raise
     finally:
         model.logger.close()
     assert isinstance(normalized, VecNormalize)
-    policy = to_policy(model, normalized, spec)
+    policy = to_policy(model, normalized, specs[0])
+    if recipe.distill is not None:
+        policy = imitate(policy, specs[1], robot, recipe, recipe.distill, report)
     policy.save(out)
     return policy
+
+
+def imitate(
+    teacher: Policy, spec: PolicySpec, robot: Robot, recipe: Recipe, distill_: Distill,
+    report: progress.Report,
+) -> Policy:  # fmt: skip
+    """A policy of this spec that has learned from `teacher`. Killed on the way, it begins anew."""
+    torch.manual_seed(recipe.seed)
+    network = mlp(
+        [spec.feature_size, *recipe.learner.network, spec.action_size], recipe.learner.activation
+    )
+    student = Policy(spec, network, Normalizer.identity(spec.feature_size), None)
+    observed = [*robot.observation(recipe.observe), *robot.observation(distill_.teacher)]
+    both = replace(recipe, observe=[t.name for t in observed], distill=None)
+    distill(
+        teacher, student, make_training_worlds(robot, both, seed=_seed_after(recipe.seed, recipe.steps)),
+        context_encoder(robot, recipe), steps=distill_.steps, seed=recipe.seed,
+        learning_rate=distill_.learning_rate,
+        report=lambda done, figures: report(recipe.steps + done, figures),
+    )  # fmt: skip
+    return student
 
 
 def _seed_after(seed: int, done: int) -> int:
@@ -124,36 +154,38 @@ def _seed_after(seed: int, done: int) -> int:
 class TrainingEnv(NamedTuple):
     env: VecEnv
     worlds: AnyWorlds
-    tail: int
-    """How many values at the end of an observation only the critic sees."""
 
 
 def make_training_env(robot: Robot, recipe: Recipe, seed: int) -> TrainingEnv:
     """What the learner of a recipe acts in, before normalisation."""
-    randomization = recipe.randomization
-    draw = None if randomization is None else randomization.distribution(robot.space)
-    extra = robot.observation(recipe.critic) if recipe.critic else []
-    terms = [*robot.observation(recipe.observe), *extra]
-    tail = sum(t.size for t in extra)
-    worlds = make_worlds(
-        robot,
-        recipe.worlds,
-        observe=[t.name for t in terms],
-        draw=draw,
-        seed=seed,
-        threads=recipe.threads,
-    )
+    worlds = make_training_worlds(robot, recipe, seed)
     env: VecEnv = VecMonitor(WorldsVecEnv(worlds))
     if recipe.history > 1:
-        env = History(env, recipe.history, tail)
-    if recipe.adaptation is not None:
-        encode = corrupted(robot.space.low, robot.space.high, recipe.adaptation.error)
-        env = Context(env, worlds, encode, seed, tail)
+        env = History(env, recipe.history)
+    encode = context_encoder(robot, recipe)
+    if encode is not None:
+        env = Context(env, worlds, encode, seed)
     if recipe.learner.her:
         if recipe.history > 1:
             raise InputError("history: her relabels the goal of one observation; use history: 1")
         env = Parts(env, goal_parts(worlds, env))
-    return TrainingEnv(env, worlds, tail)
+    return TrainingEnv(env, worlds)
+
+
+def make_training_worlds(robot: Robot, recipe: Recipe, seed: int) -> AnyWorlds:
+    """Worlds with the physics and the observations of a recipe."""
+    drawn = recipe.randomization
+    return make_worlds(
+        robot, recipe.worlds, observe=recipe.observe, seed=seed, threads=recipe.threads,
+        draw=None if drawn is None else drawn.distribution(robot.space),
+    )  # fmt: skip
+
+
+def context_encoder(robot: Robot, recipe: Recipe) -> Encode | None:
+    """What the policy of a recipe is told of ξ in training; None where it is told nothing."""
+    if recipe.adaptation is None:
+        return None
+    return corrupted(robot.space.low, robot.space.high, recipe.adaptation.error)
 
 
 def describe(name: str, robot: Robot, recipe: Recipe) -> PolicySpec:
@@ -183,7 +215,7 @@ def describe(name: str, robot: Robot, recipe: Recipe) -> PolicySpec:
         context=parameters if adapt is not None else (),
         parameters=() if adapt is not None else parameters,
         latency_ms=latency[0] if latency else (0.0, 0.0),
-        head="clip" if recipe.learner.algorithm == "ppo" else "tanh",
+        head="clip" if recipe.learner.algorithm == "ppo" or recipe.distill else "tanh",
         max_tilt=robot.config.safety.max_tilt, tilt_term=robot.config.safety.tilt_term,
         episodes=adapt.episodes if adapt is not None else 0,
         provenance={"seed": str(recipe.seed), "steps": str(recipe.steps), **versions()},
@@ -214,9 +246,14 @@ class _Run(BaseCallback):
         if episodes:
             figures = {"return": float(np.mean([e["r"] for e in episodes])), **figures}
         self._report(min(self.num_timesteps, self._recipe.steps), figures)
-        if self.num_timesteps >= self._next:
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps >= self._next:  # the parameters have learned from all these steps
             self._next += self._recipe.checkpoint
             self.checkpoint()
+
+    def _on_training_end(self) -> None:
+        self.checkpoint()
 
     def checkpoint(self) -> None:
         """Writes the newest checkpoint beside the others, then removes all but the last two."""

@@ -109,7 +109,7 @@ try:
 except ImportError as error:
     print(error)
 from sim2real.cli import main
-print(main(["train", "demo"]))
+print(main(["train", "hopper-context"]))
 """
     done = interpreter(program)
     assert done.returncode == 0, done.stderr

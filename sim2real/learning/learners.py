@@ -13,7 +13,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import nn
 
-from sim2real.learning.asymmetric import AsymmetricPolicy
 from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.policy import Policy
 from sim2real.policy.spec import PolicySpec
@@ -53,11 +52,8 @@ class Learner:
             raise InputError(f"gamma is {self.gamma}; it must lie in (0, 1]")
 
 
-def build(learner: Learner, env: VecEnv, seed: int, tail: int = 0) -> BaseAlgorithm:
+def build(learner: Learner, env: VecEnv, seed: int) -> BaseAlgorithm:
     """The Stable-Baselines3 model that a recipe's `learner` describes.
-
-    Args:
-        tail: how many values at the end of an observation only the critic sees.
 
     Raises:
         InputError: settings that the algorithm does not take.
@@ -70,11 +66,7 @@ def build(learner: Learner, env: VecEnv, seed: int, tail: int = 0) -> BaseAlgori
         schedule = lambda left: final + (rate - final) * left  # noqa: E731
     policy_kwargs: dict[str, Any] = {"activation_fn": activation, "net_arch": list(learner.network)}
     settings = dict(learner.settings)
-    policy: Any = "MlpPolicy"
-    if tail:
-        if learner.algorithm != "ppo":
-            raise InputError(f"critic: {learner.algorithm} has no critic of its own terms; use ppo")
-        policy, policy_kwargs["tail"] = AsymmetricPolicy, tail
+    policy = "MlpPolicy"
     if learner.algorithm == "ppo":
         policy_kwargs["log_std_init"] = learner.log_std_init
     if learner.her:
@@ -128,7 +120,7 @@ def to_policy(model: BaseAlgorithm, normalize: VecNormalize | None, spec: Policy
         O = layers[0].in_features
         normalizer = Normalizer(np.zeros(O), np.ones(O))
     else:
-        mean, var = (x[: layers[0].in_features] for x in _statistics(normalize))
+        mean, var = _statistics(normalize)
         normalizer = Normalizer(mean, var, eps=normalize.epsilon, clip=normalize.clip_obs)
     import copy
 

@@ -84,22 +84,19 @@ def _rows(columns: dict[str, Array], n: int) -> list[dict[str, Any]]:
 
 
 class History(VecEnvWrapper):
-    """The last H observations, oldest first, flattened: (B, O + tail) -> (B, H·O + tail); an episode
-    starts with H copies of its first. The tail, which only a critic sees, has no history."""
+    """The last H observations, oldest first, flattened to (B, H·O); an episode starts with H
+    copies of its first."""
 
-    def __init__(self, venv: VecEnv, length: int, tail: int = 0) -> None:
-        (size,) = venv.observation_space.shape or (0,)
-        self._size = size - tail
-        self._frames = np.zeros((venv.num_envs, length, self._size))
-        self._tail = np.zeros((venv.num_envs, tail))
-        space = spaces.Box(-np.inf, np.inf, (length * self._size + tail,), np.float64)
+    def __init__(self, venv: VecEnv, length: int) -> None:
+        (O,) = venv.observation_space.shape or (0,)
+        self._frames = np.zeros((venv.num_envs, length, O))
+        space = spaces.Box(-np.inf, np.inf, (length * O,), np.float64)
         super().__init__(venv, observation_space=space)
 
     def reset(self) -> VecEnvObs:
         obs = self.venv.reset()
         assert isinstance(obs, np.ndarray)
-        self._frames[:] = obs[:, None, : self._size]
-        self._tail = obs[:, self._size :]
+        self._frames[:] = obs[:, None]
         return self._flat()
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -109,13 +106,12 @@ class History(VecEnvWrapper):
         for i in np.flatnonzero(done):
             last = infos[i]["terminal_observation"]
             infos[i]["terminal_observation"] = np.concatenate([*self._frames[i, :-1], last])
-        self._frames[:, -1] = obs[:, : self._size]
-        self._frames[done] = obs[done, None, : self._size]
-        self._tail = obs[:, self._size :]
+        self._frames[:, -1] = obs
+        self._frames[done] = obs[done, None]
         return self._flat(), reward, done, infos
 
     def _flat(self) -> Array:
-        return np.concatenate([self._frames.reshape(self.num_envs, -1), self._tail], axis=1)
+        return self._frames.reshape(self.num_envs, -1).copy()
 
 
 Encode = Callable[[Array, np.random.Generator], Array]
@@ -123,13 +119,11 @@ Encode = Callable[[Array, np.random.Generator], Array]
 
 
 class Context(VecEnvWrapper):
-    """Adds to the observation what the policy is told of ξ: (B, O + tail) -> (B, O + K + tail). It
-    changes only where an episode begins."""
+    """Appends to the observation what the policy is told of ξ: (B, O) -> (B, O + K). It changes
+    only where an episode begins."""
 
-    def __init__(
-        self, venv: VecEnv, worlds: AnyWorlds, encode: Encode, seed: int = 0, tail: int = 0
-    ) -> None:
-        self._worlds, self._encode, self._tail = worlds, encode, tail
+    def __init__(self, venv: VecEnv, worlds: AnyWorlds, encode: Encode, seed: int = 0) -> None:
+        self._worlds, self._encode = worlds, encode
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 4]))
         self._context = np.zeros((worlds.num_worlds, worlds.space.K))
         (O,) = venv.observation_space.shape or (0,)
@@ -140,21 +134,17 @@ class Context(VecEnvWrapper):
         obs = self.venv.reset()
         self._context = self._encode(self._worlds.xi, self._rng)
         assert isinstance(obs, np.ndarray)
-        return self._insert(obs, self._context)
+        return np.concatenate([obs, self._context], axis=1)
 
     def step_wait(self) -> VecEnvStepReturn:
         obs, reward, done, infos = self.venv.step_wait()
         assert isinstance(obs, np.ndarray)
         for i in np.flatnonzero(done):
             last = infos[i]["terminal_observation"]
-            infos[i]["terminal_observation"] = self._insert(last, self._context[i])
+            infos[i]["terminal_observation"] = np.concatenate([last, self._context[i]])
         if done.any():
             self._context[done] = self._encode(self._worlds.xi[done], self._rng)
-        return self._insert(obs, self._context), reward, done, infos
-
-    def _insert(self, obs: Array, context: Array) -> Array:
-        at = obs.shape[-1] - self._tail
-        return np.concatenate([obs[..., :at], context, obs[..., at:]], axis=-1)
+        return np.concatenate([obs, self._context], axis=1), reward, done, infos
 
 
 class Parts(VecEnvWrapper):

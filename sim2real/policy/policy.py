@@ -136,6 +136,11 @@ class Policy(nn.Module):
         return Independent(Normal(mean, self.log_std.exp().expand_as(mean)), 1), z
 
     def _mean(self, obs: Tensor, z: State, reset: Tensor | None) -> tuple[Tensor, State]:
+        features, z = self.features(obs, z, reset)
+        return self.network(self.normalizer(features)), z
+
+    def features(self, obs: Tensor, z: State, reset: Tensor | None) -> tuple[Tensor, State]:
+        """What the network sees before normalisation, (B, H·O + K); and z'."""
         parts = dict(zip(self.z_names, z, strict=True))
         features = obs
         if "history" in parts:
@@ -150,7 +155,7 @@ class Policy(nn.Module):
             features = history.flatten(1)  # (B, H·O)
         if "context" in parts:
             features = torch.cat([features, parts["context"]], dim=1)
-        return self.network(self.normalizer(features)), tuple(parts.values())
+        return features, tuple(parts.values())
 
     def save(self, folder: str | Path) -> None:
         """Write policy.pt (everything) and policy.json (its description, for people) to `folder`.

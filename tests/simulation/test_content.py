@@ -1,5 +1,7 @@
 """Every shipped robot and gap: it loads, it steps, and it is what its README says."""
 
+from typing import Any
+
 import gymnasium
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from sim2real import content
 from sim2real.make import make_env
 from sim2real.simulation.gap import Draw, Gap
-from sim2real.simulation.robot import Robot
+from sim2real.simulation.robot import MjcfRobot, Robot
 
 ENVS = content.env_names()
 GYMNASIUM = {  # shipped name -> the environment that it is
@@ -113,7 +115,8 @@ def test_the_readme_has_the_ranges(name):
 @pytest.mark.parametrize("name", GYMNASIUM)
 def test_the_model_and_the_timing_are_gymnasiums(name):
     robot = Robot.load(name)
-    env = gymnasium.make(GYMNASIUM[name], disable_env_checker=True).unwrapped
+    assert isinstance(robot, MjcfRobot)
+    env: Any = gymnasium.make(GYMNASIUM[name], disable_env_checker=True).unwrapped
     assert str(robot.model_path) == env.fullpath
     assert robot.config.frame_skip == env.frame_skip
     assert robot.control_period == pytest.approx(env.dt, rel=1e-12)
@@ -190,5 +193,5 @@ def test_it_steps_with_every_gap(name, gap):
             told = list(obs.values()) if isinstance(obs, dict) else [obs]
             assert all(np.isfinite(x).all() for x in told)
             obs, reward, *_ = env.step(env.action_space.sample())
-            assert np.isfinite(reward)
+            assert np.isfinite(float(reward))
         env.close()

@@ -21,7 +21,7 @@ from sim2real.simulation.gap import (
     Sensor,
     to_plain,
 )
-from sim2real.simulation.robot import Robot
+from sim2real.simulation.robot import MjcfRobot, Robot
 from sim2real.simulation.terms import Term
 from sim2real.simulation.worlds import Worlds
 from sim2real.types import InputError
@@ -87,6 +87,8 @@ def test_action_latency_is_a_queue_at_the_physics_steps(engine, ms):
     worlds = Worlds(robot, 1, gap=Gap(latency=Latency(action_ms=ms)), engine=engine)
     worlds.reset()
     start = worlds.starts[0]
+    assert start is not None
+    assert isinstance(robot, MjcfRobot)
 
     model = mujoco.MjModel.from_xml_path(str(robot.model_path))
     data = mujoco.MjData(model)
@@ -122,11 +124,11 @@ def test_a_delay_does_not_outlive_its_episode():
     robot = Robot.load("halfcheetah")
     worlds = Worlds(robot, 1, gap=Gap(latency=Latency(action_ms=50.0)))
     worlds.reset()
-    start = list(worlds.starts)
+    starts = [s for s in worlds.starts if s is not None]
     quiet = [worlds.advance(np.zeros((1, 6))).obs for _ in range(3)]
     worlds.reset()
     worlds.advance(np.ones((1, 6)))
-    worlds.reset(starts=start)
+    worlds.reset(starts=starts)
     np.testing.assert_array_equal([worlds.advance(np.zeros((1, 6))).obs for _ in range(3)], quiet)
 
 

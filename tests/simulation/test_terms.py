@@ -4,7 +4,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from sim2real.simulation.robot import Robot
+from sim2real.simulation.robot import MjcfRobot, Robot
 from sim2real.simulation.terms import (
     SOURCES,
     TermConfig,
@@ -155,6 +155,7 @@ def test_an_observation_is_its_terms_in_order(name):
 )
 def test_what_a_robot_measures_gives_the_state_back(name, unknown_qpos, unknown_qvel):
     robot = Robot.load(name)
+    assert isinstance(robot, MjcfRobot)
     model = robot.model
     states, _ = random_states(model, 6)
     fields = {"qpos", "qvel", "xpos", *robot.task.fields} - {"body_mass"}
@@ -188,6 +189,7 @@ def test_commands_alone_say_nothing_of_the_state():
 
 def test_the_task_is_a_source_of_terms():
     robot = Robot.load("reacher")
+    assert isinstance(robot, MjcfRobot)
     worlds = Worlds(robot, 3, observe=["target_to_fingertip"])
     np.testing.assert_array_equal(worlds.reset(), robot.task.to_target(worlds.data))
     assert robot.terms["target_to_fingertip"].access == "estimated"

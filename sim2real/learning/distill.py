@@ -1,0 +1,117 @@
+"""A student that sees what a robot measures imitates a teacher that saw more.
+
+DAgger (Ross, Gordon and Bagnell 2011): the student acts, the teacher says at every step what it
+would have done, and the student fits all that was said so far. Learning by reward from measured
+terms alone is slow where they hide the velocity of a floating base; a teacher that is told it
+learns fast, and its student recovers it from the history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sim2real.learning.vec_env import Encode
+from sim2real.policy.normalizer import Normalizer
+from sim2real.policy.policy import Policy
+from sim2real.simulation.make import AnyWorlds
+from sim2real.types import Array
+
+SHARE = 0.1
+"""Share of the steps at whose begin the teacher acts more than the student."""
+ROLLOUT, BATCH, UPDATES = 32, 1024, 100
+"""Control steps of each world between updates, size and number of the updates."""
+
+
+def distill(
+    teacher: Policy,
+    student: Policy,
+    worlds: AnyWorlds,
+    encode: Encode | None,
+    *,
+    steps: int,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    report: Callable[[int, dict[str, float]], None] = lambda done, figures: None,
+) -> None:
+    """Trains `student` in place.
+
+    Args:
+        teacher: sees the last values of an observation; the student the first ones.
+        worlds: observe the student's terms, then the teacher's.
+        encode: what both are told of ξ; None where they have no context.
+        steps: control steps over all worlds.
+    """
+    B, O = worlds.num_worlds, student.spec.obs_size
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 5]))
+    generator = torch.Generator().manual_seed(seed)
+    parameters = list(student.network.parameters())
+    for p in parameters:
+        p.requires_grad_(True)
+    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
+    rounds = max(1, steps // (B * ROLLOUT))
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, rounds)
+    features: list[Tensor] = []
+    targets: list[Tensor] = []
+    obs = worlds.reset()
+    context = None if encode is None else encode(worlds.xi, rng)
+    state, reset = _told(student, B, context), torch.ones(B, 1)
+    for number in range(rounds):
+        follow = max(0.0, 1 - number / (SHARE * rounds))  # chance that the teacher acts
+        for _ in range(ROLLOUT):
+            with torch.no_grad():
+                said, _ = teacher(_tensor(obs[:, O:]), _told(teacher, B, context))
+                seen, _ = student.features(_tensor(obs[:, :O]), state, reset)
+                own, state = student(_tensor(obs[:, :O]), state, reset)
+                features.append(seen)
+                targets.append(said)
+                acts = torch.rand(B, 1, generator=generator) < follow
+                command = torch.where(acts, said, own)
+            step = worlds.step(command.numpy())
+            obs, done = step.obs, step.terminated | step.truncated
+            reset = _tensor(done[:, None].astype(np.float32))
+            if encode is not None and context is not None and done.any():
+                context = context.copy()
+                context[done] = encode(worlds.xi[done], rng)
+                state = _with_context(student, state, context)
+        if number == 0:  # the teacher has acted: what the student will see has this size
+            first = torch.cat(features).double()
+            student.normalizer = Normalizer(first.mean(0).numpy(), first.var(0).numpy() + 1e-6)
+        loss = _fit(student, torch.cat(features), torch.cat(targets), optimizer, generator)
+        schedule.step()
+        report((number + 1) * B * ROLLOUT, {"imitation error": loss})
+    for p in parameters:
+        p.requires_grad_(False)
+
+
+def _fit(
+    student: Policy, features: Tensor, targets: Tensor, optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> float:  # fmt: skip
+    total = 0.0
+    for _ in range(UPDATES):
+        rows = torch.randint(len(features), (BATCH,), generator=generator)
+        mean = student.network(student.normalizer(features[rows]))
+        loss = nn.functional.mse_loss(mean, targets[rows])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        total += float(loss.detach())
+    return (total / UPDATES) ** 0.5
+
+
+def _told(policy: Policy, B: int, context: Array | None) -> tuple[Tensor, ...]:
+    z = policy.initial(B)
+    return z if context is None else _with_context(policy, z, context)
+
+
+def _with_context(policy: Policy, z: tuple[Tensor, ...], context: Array) -> tuple[Tensor, ...]:
+    at = policy.z_names.index("context")
+    return (*z[:at], _tensor(context), *z[at + 1 :])
+
+
+def _tensor(x: Array) -> Tensor:
+    return torch.as_tensor(x, dtype=torch.float32)

@@ -1,0 +1,280 @@
+"""ξ from logs: what simulation with known physics wrote is explained by that physics."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sim2real.identification.identify import (
+    _largest_step,
+    _softmax,
+    _systematic,
+    explain,
+    identify,
+    read_trajectories,
+)
+from sim2real.identification.posterior import Posterior
+from sim2real.identification.windows import Observers, Trajectory
+from sim2real.simulation.robot import Robot
+from sim2real.simulation.worlds import Worlds
+from sim2real.types import InputError
+
+HOPPER = Robot.load("hopper")
+TRUE = np.array([1.5, 1.6, 0.8, 0.75, 8.0])  # mass, damping, friction, strength, latency [ms]
+MASS, DAMPING, FRICTION, STRENGTH, LATENCY = range(5)
+MEASURED = [n for n, t in HOPPER.terms.items() if t.access != "privileged"]
+EVERYTHING = [n for n in HOPPER.terms if n != "v5"]
+QUICK = {"candidates": 48, "rounds": 9}
+
+
+def excited(xi=TRUE, *, terms=MEASURED, episodes=2, ticks=110, gain=0.8, seed=0):
+    """Logs of a hopper with physics ξ under smooth random commands, falls included."""
+    worlds = Worlds(HOPPER, episodes, observe=terms, seed=seed, threads=1)
+    rng = np.random.default_rng(seed)
+    told, sent = [worlds.reset(xi=np.tile(xi, (episodes, 1)))], []
+    command = np.zeros((episodes, 3))
+    for _ in range(ticks):
+        command = 0.8 * command + 0.6 * gain * rng.standard_normal((episodes, 3))
+        sent.append(np.clip(command, -1, 1).astype(np.float32))
+        told.append(worlds.advance(sent[-1]).obs)
+    ends = np.cumsum([HOPPER.terms[n].size for n in terms])[:-1]
+    parts = np.split(np.stack(told, axis=1), ends, axis=2)
+    return [
+        Trajectory(
+            {name: part[e] for name, part in zip(terms, parts, strict=True)},
+            np.stack(sent, axis=1)[e].astype(float),
+        )
+        for e in range(episodes)
+    ]
+
+
+def with_noise(episodes, seed=1):
+    sizes = {"joint_positions": 0.003, "joint_velocities": 0.1, "pitch": 0.003, "pitch_rate": 0.05}
+    rng = np.random.default_rng(seed)
+    return [
+        e._replace(
+            obs={n: x + sizes.get(n, 0.0) * rng.standard_normal(x.shape) for n, x in e.obs.items()}
+        )
+        for e in episodes
+    ]
+
+
+@pytest.fixture(scope="module")
+def exact() -> Posterior:
+    return explain(HOPPER, excited(), **QUICK)
+
+
+@pytest.fixture(scope="module")
+def noisy() -> Posterior:
+    return explain(HOPPER, with_noise(excited()), **QUICK)
+
+
+# What is found
+
+
+def test_exact_data_reveal_the_physics(exact):
+    error = np.abs(exact.mean - TRUE)
+    assert error[MASS] < 0.15
+    assert error[STRENGTH] < 0.08
+    assert error[LATENCY] < 2.5
+    assert error[DAMPING] < 0.4
+    assert exact.informed[[MASS, STRENGTH, LATENCY]].all()
+
+
+def test_noisy_data_reveal_what_counts_and_claim_less(noisy):
+    error = np.abs(noisy.mean - TRUE)
+    assert error[MASS] < 0.3
+    assert error[STRENGTH] < 0.15
+    assert error[LATENCY] < 4
+
+
+@pytest.mark.parametrize("data", ["exact", "noisy"])
+def test_windows_that_the_fit_did_not_see_are_explained_better_than_by_nominal_physics(
+    data, request
+):
+    posterior = request.getfixturevalue(data)
+    assert posterior.log_likelihood > posterior.log_likelihood_nominal
+
+
+def test_the_wrong_commands_explain_nothing(noisy):
+    """A control arm: the same sensors, but every episode gets its commands in another order."""
+    rng = np.random.default_rng(3)
+    shuffled = [e._replace(command=rng.permutation(e.command)) for e in with_noise(excited())]
+    wrong = explain(HOPPER, shuffled, **QUICK)
+    assert wrong.log_likelihood < noisy.log_likelihood
+    assert wrong.residual["joint_velocities"] > 2 * noisy.residual["joint_velocities"]
+
+
+def test_what_the_data_cannot_tell_is_said():
+    """No commands: neither the strength of the motors nor their latency leaves a trace."""
+    posterior = explain(HOPPER, excited(gain=0.0), **QUICK)
+    assert not posterior.informed[[STRENGTH, LATENCY]].any()
+    rows = {row["name"]: row for row in posterior.summary()}
+    assert not rows["motor_strength"]["revealed"]
+    assert rows["motor_strength"]["std"] > 0.5 * posterior.prior_std[STRENGTH]
+
+
+def test_the_residual_is_that_of_the_sensors(noisy):
+    assert 0.5 * 0.1 < noisy.residual["joint_velocities"] < 10 * 0.1
+    assert set(noisy.residual) == {"joint_positions", "joint_velocities", "pitch", "pitch_rate"}
+
+
+def test_the_same_logs_and_seed_give_the_same_posterior():
+    logs = excited(ticks=30)
+    a, b, c = (explain(HOPPER, logs, candidates=16, rounds=3, seed=s) for s in (0, 0, 1))
+    np.testing.assert_array_equal(a.samples, b.samples)
+    assert not np.array_equal(a.samples, c.samples)
+
+
+def test_candidates_stay_within_the_ranges_that_are_searched(exact):
+    assert (exact.samples >= exact.low).all()
+    assert (exact.samples <= exact.high).all()
+    assert exact.weights.sum() == pytest.approx(1)
+
+
+# Simulated observers
+
+
+def test_the_true_physics_predicts_noise_free_logs_to_the_last_digits():
+    """Everything is logged, so what is put back at each window is what is there already."""
+    logs = excited(terms=EVERYTHING, ticks=40)
+    observers = Observers(HOPPER, logs, candidates=2, length=8)
+    error = observers(np.stack([TRUE, np.array(HOPPER.space.nominal)]))
+    assert error.shape == (2, 2, 41, 12)
+    assert np.isnan(error[:, :, 0]).all()
+    assert np.abs(error[0, :, 1:]).max() < 1e-9
+    assert np.abs(error[1, :, 1:]).max() > 0.1
+
+
+def test_what_is_not_measured_is_the_observers_own_estimate():
+    """Without the base, the true physics still predicts better than another one, not exactly."""
+    observers = Observers(HOPPER, excited(ticks=60), candidates=2)
+    error = observers(np.stack([TRUE, np.array(HOPPER.space.nominal)]))
+    true, nominal = (np.sqrt(np.nanmean(e**2)) for e in error)
+    assert 1e-6 < true < nominal
+
+
+def test_a_short_log_beside_a_long_one_is_not_compared_beyond_its_end():
+    long, short = excited(terms=EVERYTHING, ticks=40)
+    short = Trajectory({n: x[:21] for n, x in short.obs.items()}, short.command[:20])
+    error = Observers(HOPPER, [long, short], candidates=1, length=8)(TRUE[None])
+    assert np.isfinite(error[0, 0, 1:]).all()
+    assert np.isfinite(error[0, 1, 1:21]).all()
+    assert np.isnan(error[0, 1, 21:]).all()
+
+
+def test_columns_name_the_terms_that_are_compared():
+    observers = Observers(HOPPER, excited(ticks=20), candidates=1)
+    assert observers.columns == ["joint_positions"] * 3 + ["joint_velocities"] * 3 + [
+        "pitch", "pitch_rate"
+    ]  # fmt: skip  # the last action is no measurement
+
+
+# Its parts
+
+
+def test_systematic_resampling_takes_each_as_often_as_its_weight_says():
+    rng = np.random.default_rng(0)
+    weights = rng.dirichlet(np.ones(40))
+    total = np.zeros(40)
+    for _ in range(2000):
+        count = np.bincount(_systematic(weights, rng), minlength=40)
+        assert (np.abs(count - 40 * weights) < 1).all()  # Kitagawa 1996: never off by one or more
+        total += count
+    np.testing.assert_allclose(total / 2000, 40 * weights, atol=0.06)
+
+
+def test_systematic_resampling_of_equal_weights_keeps_everyone_and_of_one_takes_it():
+    rng = np.random.default_rng(0)
+    np.testing.assert_array_equal(_systematic(np.full(8, 1 / 8), rng), np.arange(8))
+    np.testing.assert_array_equal(_systematic(np.eye(8)[5], rng), np.full(8, 5))
+
+
+def test_the_tempering_step_leaves_an_effective_half():
+    log_p = np.random.default_rng(0).normal(scale=50, size=64)
+    step = _largest_step(log_p, 1.0)
+    assert 0 < step < 1
+    weights = _softmax(step * log_p)
+    assert 1 / (weights**2).sum() == pytest.approx(32, rel=1e-6)
+    more = _softmax(1.01 * step * log_p)
+    assert 1 / (more**2).sum() < 32
+
+
+def test_the_tempering_step_is_all_that_is_left_where_the_data_say_little():
+    assert _largest_step(np.zeros(10), 0.3) == 0.3
+    assert _largest_step(np.linspace(0, 0.1, 10), 1.0) == 1.0
+
+
+# The posterior
+
+
+def test_a_posterior_keeps_correlations_and_reads_back_as_it_was(exact, tmp_path):
+    exact.save(tmp_path / "folder" / "posterior.json")
+    again = Posterior.load(tmp_path / "folder" / "posterior.json")
+    for name in exact.__dataclass_fields__:
+        np.testing.assert_equal(getattr(again, name), getattr(exact, name))
+    drawn = exact.distribution().sample(np.random.default_rng(0), 20_000)
+    scale = np.outer(exact.std, exact.std)
+    np.testing.assert_allclose(np.cov(drawn.T) / scale, exact.covariance / scale, atol=0.06)
+
+
+def test_informed_by_hand(exact):
+    wide = np.array([[0.0, 0.0], [1.0, 0.1]])
+    posterior = replace(
+        exact, names=("a", "b"), units=("1", "1"), samples=wide, weights=np.array([0.5, 0.5]),
+        low=np.zeros(2), high=np.ones(2), prior_std=np.array([0.29, 0.29]),
+    )  # fmt: skip
+    np.testing.assert_allclose(posterior.mean, [0.5, 0.05])
+    np.testing.assert_allclose(posterior.std, [0.5, 0.05])
+    np.testing.assert_allclose(posterior.covariance, [[0.25, 0.025], [0.025, 0.0025]])
+    assert posterior.informed.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "{}", '{"env": "hopper", "other": 1}'])
+def test_what_is_no_posterior_is_refused(tmp_path, text):
+    (tmp_path / "p.json").write_text(text)
+    with pytest.raises(InputError, match=r"p\.json: not a posterior"):
+        Posterior.load(tmp_path / "p.json")
+    with pytest.raises(InputError, match="no such file"):
+        Posterior.load(tmp_path / "q.json")
+
+
+# Logs
+
+
+def test_logs_of_a_run_are_read_with_commands_in_the_robots_order(logs):
+    episodes = read_trajectories(logs, HOPPER)
+    assert len(episodes) == 2
+    for obs, command in episodes:
+        assert command.shape[1] == 3
+        assert {n: x.shape for n, x in obs.items()} == {
+            n: (len(command) + 1, HOPPER.terms[n].size) for n in MEASURED
+        }
+
+
+def test_identify_takes_files_and_folders(logs):
+    one = identify(sorted(logs.glob("*.npz"))[0], "hopper")
+    assert one.env == "hopper"
+    assert one.windows > 0
+
+
+@pytest.mark.parametrize(
+    ("cut", "sentence"),
+    [
+        (lambda e: Trajectory({n: x[:9] for n, x in e.obs.items()}, e.command[:8]),
+         "no episode of more than 12 control steps"),
+        (lambda e: Trajectory({"last_action": e.obs["last_action"]}, e.command),
+         "determine nothing of its state"),
+    ],
+)  # fmt: skip
+def test_logs_that_say_nothing_are_refused(cut, sentence):
+    with pytest.raises(InputError, match=sentence):
+        explain(HOPPER, [cut(e) for e in excited(ticks=20)])
+
+
+def test_a_robot_whose_steps_are_opaque_is_refused():
+    robot = Robot.load("fetch_reach")
+    with pytest.raises(InputError, match="whose steps are opaque"):
+        explain(robot, excited(ticks=20))

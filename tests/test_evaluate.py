@@ -1,0 +1,227 @@
+"""How good a policy is: intervals, gap closed, what the policy is told, grids."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+import sim2real
+from sim2real.evaluate import bootstrap, evaluate, gap_closed, grid, tell
+from sim2real.simulation.gap import Draw, Gap
+from sim2real.simulation.robot import Robot
+from sim2real.types import InputError
+
+# Intervals
+
+
+def test_the_interval_is_scipys():
+    values = np.random.default_rng(0).exponential(100, size=40)
+    ours = bootstrap(values)
+    theirs = scipy.stats.bootstrap(
+        (values,), np.mean, n_resamples=10_000, method="percentile"
+    ).confidence_interval
+    error = values.std() / np.sqrt(40)
+    assert ours.mean == values.mean()
+    assert abs(ours.low - theirs.low) < 0.15 * error
+    assert abs(ours.high - theirs.high) < 0.15 * error
+
+
+def test_the_interval_of_equal_values_is_that_value():
+    assert bootstrap(np.full(20, 7.5)) == (7.5, 7.5, 7.5)
+
+
+def test_the_same_values_give_the_same_interval():
+    values = np.random.default_rng(1).normal(size=20)
+    assert bootstrap(values) == bootstrap(values)
+
+
+# Gap closed = (J_adapted - J_0) / (J_oracle - J_0)
+
+
+@pytest.mark.parametrize(
+    ("adapted", "zero_shot", "oracle", "closed"),
+    [
+        (50, 0, 100, 0.5),
+        (100, 60, 100, 1.0),
+        (120, 60, 100, 1.5),  # better than the oracle: not clipped
+        (30, 60, 100, -0.75),  # worse than before
+        (-15, -20, -10, 0.5),
+        (95, 89, 100, 6 / 11),  # 11 is above a tenth of 100 ...
+    ],
+)
+def test_gap_closed_by_hand(adapted, zero_shot, oracle, closed):
+    result = gap_closed(*(np.full(5, float(v)) for v in (adapted, zero_shot, oracle)))
+    assert result is not None
+    np.testing.assert_allclose(result, (closed, closed, closed), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("zero_shot", "oracle"),
+    [
+        ([90.0] * 5, [100.0] * 5),  # ... and 10 is not
+        ([100.0] * 5, [100.0] * 5),
+        ([110.0] * 5, [100.0] * 5),
+        ([40.0] * 4, [0.0, 200.0, 0.0, 200.0]),  # the mean is far above, the lower bound is not
+    ],
+)
+def test_no_gap(zero_shot, oracle):
+    assert gap_closed(np.full(5, 60.0), np.array(zero_shot), np.array(oracle)) is None
+
+
+def test_the_interval_of_gap_closed_holds_the_point_and_narrows_with_more_episodes():
+    rng = np.random.default_rng(2)
+
+    def widths(n):
+        a, z, o = (rng.normal(mean, 30, n) for mean in (70, 0, 100))
+        result = gap_closed(a, z, o)
+        assert result is not None
+        assert result.low < result.mean < result.high
+        assert result.mean == pytest.approx((a.mean() - z.mean()) / (o.mean() - z.mean()))
+        return result.high - result.low
+
+    assert widths(1000) < widths(10) / 5
+
+
+# Episodes
+
+
+def test_the_same_seed_gives_the_same_episodes(policy):
+    a, b = (evaluate(policy, "hopper", gap="worn", episodes=3, seed=4) for _ in range(2))
+    for x, y in ((a.returns, b.returns), (a.seconds, b.seconds), (a.xi, b.xi)):
+        np.testing.assert_array_equal(x, y)
+    other = evaluate(policy, "hopper", gap="worn", episodes=3, seed=5)
+    assert not np.array_equal(a.returns, other.returns)
+
+
+def test_an_episode_is_that_of_the_gymnasium_environment(policy):
+    names = [t.name for t in policy.spec.terms]
+    env = sim2real.make_env("hopper", observe=names, xi={"torso_mass": 1.4}, seed=6)
+    obs, _ = env.reset(seed=6)
+    z, reset = policy.initial(1), torch.ones(1, 1)
+    total, ticks, done = 0.0, 0, False
+    with torch.no_grad():
+        while not done:
+            command, z = policy(torch.tensor(obs[None], dtype=torch.float32), z, reset)
+            obs, reward, terminated, truncated, _ = env.step(command[0].numpy())
+            total, ticks, done = total + reward, ticks + 1, terminated or truncated
+            reset = torch.zeros(1, 1)
+    result = evaluate(policy, "hopper", xi={"torso_mass": 1.4}, episodes=1, seed=6)
+    assert result.returns[0] == total
+    assert result.seconds[0] == pytest.approx(ticks * 0.008)
+    assert result.falls[0] == terminated
+    assert result.xi[0, 0] == 1.4
+
+
+def test_a_family_of_gaps_is_another_robot_in_every_episode(policy):
+    family = Gap(xi={"torso_mass": Draw("uniform", 0.7, 1.9), "motor_strength": 0.9})
+    result = evaluate(policy, "hopper", gap=family, episodes=8)
+    mass, strength = result.xi[:, 0], result.xi[:, 3]
+    assert len(set(mass)) == 8
+    assert (mass >= 0.7).all()
+    assert (mass <= 1.9).all()
+    assert (strength == 0.9).all()
+
+
+def test_figures_are_plain_and_add_up(policy):
+    result = evaluate(policy, gap="mild", episodes=4)
+    figures = result.to_dict()
+    assert figures["env"] == "hopper"
+    assert figures["gap"] == "mild"
+    assert figures["episodes"] == len(figures["returns"]) == 4
+    assert figures["return"] == pytest.approx(np.mean(figures["returns"]))
+    assert figures["low"] <= figures["return"] <= figures["high"]
+    assert figures["falls"] <= 4
+
+
+# What the policy is told
+
+
+def test_contexts_by_hand(policy, hopper):
+    xi = np.array([[1.5, 1.0, 1.0, 0.5, 16.0]])  # motor_strength below the range of training
+    assert hopper.space.names == (
+        "torso_mass", "joint_damping", "floor_friction", "motor_strength", "action_latency"
+    )  # fmt: skip
+    by_hand = {
+        "nominal": [1, 1, 1, 1, 0],
+        "true": [1.5, 1.0, 1.0, 0.6, 16.0],
+        "other": [1.1, 2.0, 1.0, 1.2, 0.0],  # low + high - xi, within the ranges
+    }
+    for context, told in by_hand.items():
+        np.testing.assert_allclose(tell(policy, xi, hopper, context), [told])
+    np.testing.assert_array_equal(tell(policy, xi, hopper, np.full(5, 0.7)), np.full((1, 5), 0.7))
+
+
+def test_what_is_told_changes_what_the_policy_does(policy):
+    results = {
+        context: evaluate(policy, "hopper", gap="worn", episodes=3, context=context)
+        for context in ("nominal", "true", "other")
+    }
+    assert len({tuple(r.returns) for r in results.values()}) == 3
+    for context, result in results.items():
+        assert result.told == context
+        np.testing.assert_array_equal(result.xi, results["nominal"].xi)
+
+
+def test_where_nothing_differs_the_true_context_is_the_nominal_one(policy):
+    a, b = (evaluate(policy, "hopper", episodes=2, context=c) for c in ("nominal", "true"))
+    np.testing.assert_array_equal(a.returns, b.returns)
+
+
+def test_a_context_that_is_none_is_refused(policy):
+    with pytest.raises(InputError, match=r"context is 'treu'.*did you mean 'true'"):
+        evaluate(policy, "hopper", context="treu")  # type: ignore[arg-type]
+
+
+# Grids
+
+
+def test_a_grid_over_one_parameter(policy, hopper):
+    map_ = grid(policy, hopper, ["torso_mass"], points=3, episodes=2)
+    assert map_.names == ("torso_mass",)
+    np.testing.assert_allclose(map_.values[0], [0.6, 1.3, 2.0])
+    assert map_.mean.shape == (3,)
+
+
+def test_every_cell_of_a_grid_is_an_evaluation_at_its_place(policy, hopper):
+    axes = ["motor_strength", "torso_mass"]
+    map_ = grid(policy, hopper, axes, points=2, episodes=1, seed=9)
+    assert map_.mean.shape == (2, 2)
+    for i, strength in enumerate((0.6, 1.2)):
+        for j, mass in enumerate((0.6, 2.0)):
+            xi = {"motor_strength": strength, "torso_mass": mass}
+            cell = evaluate(policy, hopper, xi=xi, episodes=1, seed=9 + 2 * i + j)
+            # the network's last bits depend on the size of the batch
+            assert map_.mean[i, j] == pytest.approx(cell.returns[0], rel=0.02)
+
+
+def test_a_grid_keeps_the_gap(policy, hopper):
+    plain, noisy = (
+        grid(policy, hopper, ["torso_mass"], gap=gap, points=2, episodes=1).mean
+        for gap in (None, "worn")
+    )
+    assert (plain != noisy).all()
+
+
+@pytest.mark.parametrize(
+    ("axes", "sentence"),
+    [
+        (["torso_mas"], "did you mean 'torso_mass'"),
+        (["torso_mass", "joint_damping", "motor_strength"], "one or two different parameters"),
+        (["torso_mass", "torso_mass"], "one or two different parameters"),
+        ([], "one or two different parameters"),
+    ],
+)
+def test_a_grid_over_what_is_not_there_is_refused(policy, hopper, axes, sentence):
+    with pytest.raises(InputError, match=sentence):
+        grid(policy, hopper, axes)
+
+
+# Another robot
+
+
+@pytest.mark.parametrize("env", ["halfcheetah", "walker2d", "inverted_pendulum"])
+def test_another_robot_is_refused(policy, env):
+    with pytest.raises(InputError, match=f"the policy was trained for 'hopper' and .*'{env}'"):
+        evaluate(policy, Robot.load(env), episodes=1)
