@@ -6,8 +6,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -46,8 +44,7 @@ def demo(out: Path, *, steps: int | None = None) -> dict[str, Any]:
     """
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
-    with _baseline(out, steps):
-        policy = _trained("hopper-context", out / "policy", steps)
+    policy = _trained(out, steps)
     artifact = export(policy, out / "artifact")
     verification = verify(out / "artifact")
     if not verification.ok:
@@ -116,46 +113,64 @@ def figures_table(figures: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return columns, rows
 
 
-def _trained(name: str, out: Path, steps: int | None) -> Policy:
-    """The policy of a shipped recipe, trained unless `out` already holds it."""
-    _, resolved = recipe.read(name)
-    if steps is not None:
-        resolved = replace(resolved, steps=steps)
-    if (out / "policy.pt").is_file():
-        return Policy.load(out)
-    resume = (out / "recipe.yaml").is_file()
-    with progress.bar(f"train {name}", resolved.total_steps) as report:
-        return train_run(name, resolved, out, resume=resume, report=report)
+def _trained(out: Path, steps: int | None) -> Policy:
+    """The policy that is told its physics; then, on the other core, the reference policy too.
 
-
-@contextmanager
-def _baseline(out: Path, steps: int | None) -> Iterator[None]:
-    """Trains the reference policy, uniform randomization with history, on the other core."""
-    folder = out / "history"
-    command = [sys.executable, "-m", "sim2real", "train", "hopper-uniform-history", "--out", str(folder)]
-    if steps is not None:
-        command += ["--set", f"steps={steps}"]
-    if (folder / "policy.pt").is_file():
-        yield
-        return
-    if (folder / "recipe.yaml").is_file():
-        command += ["--resume"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    Both imitate the same teacher. What `out` already holds is not trained again.
+    """
+    shorter = [] if steps is None else [f"steps={steps}", f"distill.steps={steps}"]
+    _, resolved = recipe.read("hopper-context", overrides=shorter)
+    folder = out / "policy"
+    reference = _Reference(out / "history", folder / "teacher", shorter)
     try:
-        yield
-        with progress.bar("the reference policy", 1) as report:
-            _, said = process.communicate()
-            report(1, {})
-        if process.returncode != 0:
-            raise InputError(
-                f"training the reference policy failed: {said.strip().splitlines()[-1]}"
-            )
+        if not (folder / "policy.pt").is_file():
+            resume = (folder / "recipe.yaml").is_file()
+            with progress.bar("train", resolved.total_steps) as show:
+
+                def report(done: int, figures: dict[str, float]) -> None:
+                    show(done, figures)
+                    if done > resolved.steps:  # the teacher is there
+                        reference.start()
+
+                train_run("hopper-context", resolved, folder, resume=resume, report=report)
+        reference.start()
+        reference.wait()
     finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
+        reference.stop()
+    return Policy.load(folder)
+
+
+class _Reference:
+    """Training of the reference policy, uniform randomization with history, in a process."""
+
+    def __init__(self, out: Path, teacher: Path, shorter: list[str]) -> None:
+        values = [f"distill.trained={teacher}", *shorter]
+        words = [word for value in values for word in ("--set", value)]
+        self._command = [
+            sys.executable, "-m", "sim2real", "train", "hopper-uniform-history", "--out", str(out), *words
+        ]  # fmt: skip
+        self._out = out
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        if self._process is not None or (self._out / "policy.pt").is_file():
+            return
+        resume = ["--resume"] if (self._out / "recipe.yaml").is_file() else []
+        self._process = subprocess.Popen(
+            [*self._command, *resume], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+
+    def wait(self) -> None:
+        if self._process is None:
+            return
+        _, said = self._process.communicate()
+        if self._process.returncode != 0:
+            raise InputError(f"training the reference policy failed: {said.strip()[-300:]}")
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
 
 
 def _drive(artifact: Artifact, where: tuple[str, int], z: AdaptedState | None) -> RunResult:

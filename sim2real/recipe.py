@@ -23,6 +23,11 @@ class Distill:
     steps: int
     """Control steps of imitation, besides the recipe's."""
     learning_rate: float = 1e-3
+    told: bool = False
+    """Whether the teacher is told ξ where the policy is not: then the policy must find it in its
+    history (Kumar et al. 2021, without a latent of its own)."""
+    trained: str = ""
+    """Folder of a teacher that is trained already; then `steps` of the recipe are not run."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +77,15 @@ class Recipe:
         """What learns by reward: this, or the teacher of it."""
         if self.distill is None:
             return self
-        return replace(self, observe=self.distill.teacher, history=1, distill=None)
+        adapt = "context" if self.distill.told and self.adapt == "none" else self.adapt
+        return replace(self, observe=self.distill.teacher, history=1, distill=None, adapt=adapt)
 
     @property
     def total_steps(self) -> int:
         """Control steps of learning by reward and of imitation."""
-        return self.steps + (self.distill.steps if self.distill is not None else 0)
+        if self.distill is None:
+            return self.steps
+        return self.distill.steps + (0 if self.distill.trained else self.steps)
 
     @property
     def randomization(self) -> Uniform | None:

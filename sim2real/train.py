@@ -84,12 +84,31 @@ def run(name: str, recipe: Recipe, out: Path, *, resume: bool, report: progress.
     torch.set_num_threads(1)  # measured: two are several times slower on networks of this size
     _check_folder(out, recipe, resume)
     last = _last_checkpoint(out) if resume else None
+    robot = Robot.load(recipe.env)
+    spec = describe(name, robot, recipe)  # before hours of training, not after
+    if recipe.distill is None:
+        policy = learn(spec, robot, recipe, out, recipe, last, report)
+    else:
+        if recipe.distill.trained:
+            teacher = Policy.load(recipe.distill.trained)
+            _write_folder(out, recipe)
+        else:
+            taught = describe(f"{name}-teacher", robot, recipe.learned)
+            teacher = learn(taught, robot, recipe.learned, out, recipe, last, report)
+            teacher.save(out / "teacher")
+        policy = imitate(teacher, spec, robot, recipe, recipe.distill, report)
+    policy.save(out)
+    return policy
+
+
+def learn(
+    spec: PolicySpec, robot: Robot, recipe: Recipe, out: Path, written: Recipe, last: Path | None,
+    report: progress.Report,
+) -> Policy:  # fmt: skip
+    """Learning by reward, from the checkpoint `last` where there is one."""
     done = int(last.name) if last is not None else 0
     seed = recipe.seed if not done else _seed_after(recipe.seed, done)
-    robot = Robot.load(recipe.env)
-    learned = recipe.learned
-    specs = describe(name, robot, learned), describe(name, robot, recipe)  # not after hours
-    envs = make_training_env(robot, learned, seed=seed)
+    envs = make_training_env(robot, recipe, seed=seed)
     normalized: VecEnv = VecNormalize(envs.env, gamma=recipe.learner.gamma)
     if last is not None:
         normalized = VecNormalize.load(str(last / "normalize.pkl"), envs.env)
@@ -101,7 +120,7 @@ def run(name: str, recipe: Recipe, out: Path, *, resume: bool, report: progress.
             model.learning_starts = done + warm_up(recipe.learner, normalized)
     else:
         model = build(recipe.learner, normalized, recipe.seed)
-    _write_folder(out, recipe)
+    _write_folder(out, written)
     log = out / "log"
     log.mkdir(exist_ok=True)
     writers = [_Curve(log / "progress.csv", done), TensorBoardOutputFormat(str(log))]
@@ -118,11 +137,7 @@ def run(name: str, recipe: Recipe, out: Path, *, resume: bool, report: progress.
     finally:
         model.logger.close()
     assert isinstance(normalized, VecNormalize)
-    policy = to_policy(model, normalized, specs[0])
-    if recipe.distill is not None:
-        policy = imitate(policy, specs[1], robot, recipe, recipe.distill, report)
-    policy.save(out)
-    return policy
+    return to_policy(model, normalized, spec)
 
 
 def imitate(
@@ -130,18 +145,19 @@ def imitate(
     report: progress.Report,
 ) -> Policy:  # fmt: skip
     """A policy of this spec that has learned from `teacher`. Killed on the way, it begins anew."""
+    before = recipe.total_steps - distill_.steps
     torch.manual_seed(recipe.seed)
     network = mlp(
         [spec.feature_size, *recipe.learner.network, spec.action_size], recipe.learner.activation
     )
     student = Policy(spec, network, Normalizer.identity(spec.feature_size), None)
-    observed = [*robot.observation(recipe.observe), *robot.observation(distill_.teacher)]
-    both = replace(recipe, observe=[t.name for t in observed], distill=None)
+    seen = (*spec.terms, *teacher.spec.terms)
+    both = replace(recipe, observe=[t.name for t in seen], distill=None)
     distill(
         teacher, student, make_training_worlds(robot, both, seed=_seed_after(recipe.seed, recipe.steps)),
-        context_encoder(robot, recipe), steps=distill_.steps, seed=recipe.seed,
+        context_encoder(robot, recipe.learned), steps=distill_.steps, seed=recipe.seed,
         learning_rate=distill_.learning_rate,
-        report=lambda done, figures: report(recipe.steps + done, figures),
+        report=lambda done, figures: report(before + done, figures),
     )  # fmt: skip
     return student
 

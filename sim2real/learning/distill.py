@@ -42,7 +42,7 @@ def distill(
     Args:
         teacher: sees the last values of an observation; the student the first ones.
         worlds: observe the student's terms, then the teacher's.
-        encode: what both are told of ξ; None where they have no context.
+        encode: what is told of ξ to those of the two that have a context; None where none has.
         steps: control steps over all worlds.
     """
     B, O = worlds.num_worlds, student.spec.obs_size
@@ -104,11 +104,14 @@ def _fit(
 
 
 def _told(policy: Policy, B: int, context: Array | None) -> tuple[Tensor, ...]:
-    z = policy.initial(B)
-    return z if context is None else _with_context(policy, z, context)
+    return _with_context(policy, policy.initial(B), context)
 
 
-def _with_context(policy: Policy, z: tuple[Tensor, ...], context: Array) -> tuple[Tensor, ...]:
+def _with_context(
+    policy: Policy, z: tuple[Tensor, ...], context: Array | None
+) -> tuple[Tensor, ...]:
+    if context is None or "context" not in policy.z_names:
+        return z
     at = policy.z_names.index("context")
     return (*z[:at], _tensor(context), *z[at + 1 :])
 
