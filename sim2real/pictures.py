@@ -201,8 +201,7 @@ def draw_stages(stages: Mapping[str, Sequence[float]], theme: Theme) -> Figure:
         axes.annotate(f"{mean:.0f}", (x + 0.35, mean), color=colour, va="center", fontsize=10)
     axes.set_xticks(range(len(names)), [_stage(name, len(stages[name])) for name in names])
     axes.set_xlim(-0.6, len(names) - 0.3)
-    axes.margins(y=0.12)
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    _from_zero(axes)
     axes.set_ylabel("return of the episode")
     axes.grid(visible=False, axis="x")
     return figure
@@ -280,8 +279,7 @@ def _draw_line(
         _legend(axes, theme)
     axes.set_xlabel(label)
     axes.set_ylabel("mean return")
-    axes.margins(y=0.1)
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    _from_zero(axes)
     return figure
 
 
@@ -323,6 +321,13 @@ def style(axes: Axes, theme: Theme) -> None:
         label.set_color(theme.text)
     axes.grid(color=theme.faint, linewidth=0.6, alpha=0.7)
     axes.set_axisbelow(True)
+
+
+def _from_zero(axes: Axes) -> None:
+    """A difference in length is then a difference in return; with room above for what is written."""
+    low, high = axes.get_ylim()
+    low = min(0.0, low)
+    axes.set_ylim(low, high + 0.08 * (high - low))
 
 
 def _legend(axes: Axes, theme: Theme) -> None:

@@ -21,7 +21,7 @@ from sim2real.pictures import DARK, LIGHT, Theme
 from sim2real.policy.policy import Policy
 from sim2real.policy.spec import ParameterInfo
 from sim2real.simulation.camera import RenderingMissing
-from sim2real.simulation.gap import Draw
+from sim2real.simulation.make import make_worlds
 from sim2real.simulation.robot import Robot
 from sim2real.types import Array, InputError
 
@@ -46,6 +46,8 @@ class Report:
     gap: str
     """The robot's gap. It is simulated for the film, and its ξ is marked beside what the logs say;
     the adaptation that is reported saw neither."""
+    seed: int = 0
+    """Which robot, where the gap is a family."""
 
 
 def write_report(path: str | Path, report: Report) -> None:
@@ -113,7 +115,7 @@ def _film(report: Report) -> str:
         contexts = {"before: nominal context": None, "after: adapted": np.array(adaptation.z.value)}
     try:
         films = {
-            title: film(report.robot, policy, report.gap, context, SECONDS)
+            title: film(report.robot, policy, report.gap, context, SECONDS, seed=report.seed)
             for title, context in contexts.items()
         }
     except RenderingMissing as error:
@@ -163,7 +165,7 @@ def _ranges(report: Report) -> str:
     trained = _trained(report.policy, robot)
     if not trained:
         return ""
-    truth = _truth(robot, report.gap)
+    truth = _truth(report)
     caption = "What training varied, and what the logs of the adaptation say about the robot."
     rows: list[list[str]] = []
     unknown: list[str] = []
@@ -175,7 +177,7 @@ def _ranges(report: Report) -> str:
             if not posterior.informed[k]:
                 unknown.append(p.name.replace("_", " "))
                 found += " (the logs cannot tell)"
-        own = f"{truth[p.name]:g}" if p.name in truth else "–"
+        own = f"{truth[p.name]:.4g}" if p.name in truth else "–"
         rows.append([p.name, p.unit, f"{p.low:g} to {p.high:g}", f"{p.nominal:g}", found, own])
     if unknown:
         caption += f" They cannot tell: {', '.join(unknown)}."
@@ -245,15 +247,17 @@ def _trained(policy: Policy, robot: Robot) -> Sequence[ParameterInfo]:
     return [p for p in policy.spec.context or policy.spec.parameters if p.name in robot.space.names]
 
 
-def _truth(robot: Robot, gap: str) -> dict[str, float]:
-    """The gap's ξ, as far as it names one robot."""
-    declared = robot.gap(gap)
-    truth = {k: float(v) for k, v in declared.xi.items() if not isinstance(v, Draw)}
-    latency = declared.latency.action_ms
-    if not isinstance(latency, Draw) and latency != 0.0:
-        delay = next(p.name for p in robot.space.parameters if p.field == "actuator_delay")
-        truth[delay] = float(latency)
-    return truth
+def _truth(report: Report) -> dict[str, float]:
+    """ξ of the robot, as far as its gap says it."""
+    robot, gap = report.robot, report.robot.gap(report.gap)
+    worlds = make_worlds(robot, 1, gap=gap, seed=report.seed)
+    worlds.reset()
+    late = gap.latency.action_ms != 0.0
+    return {
+        p.name: float(value)
+        for p, value in zip(robot.space.parameters, worlds.xi[0], strict=True)
+        if p.name in gap.xi or (late and p.field == "actuator_delay")
+    }
 
 
 def _figure(

@@ -189,6 +189,14 @@ def test_it_says_what_the_logs_cannot_tell(report, page, tmp_path, monkeypatch):
     assert "cannot tell" not in without_film(report, tmp_path, monkeypatch).text
 
 
+def test_the_robots_own_values_are_those_of_its_draw(report, tmp_path, monkeypatch):
+    worlds = Worlds(report.robot, 1, gap="worn", seed=5)
+    worlds.reset()
+    page = without_film(replace(report, seed=5), tmp_path, monkeypatch)
+    own = page.cells[page.cells.index("torso_mass") + 5]
+    assert float(own) == pytest.approx(worlds.xi[0, 0], rel=1e-3)
+
+
 def test_what_was_not_measured_is_left_out(report, tmp_path, monkeypatch):
     """A target without reward, searched instead of identified, and a training without a log."""
     bare = replace(report.adaptation, posterior=None, rehearsal=None, stages={}, accepted=False)
@@ -306,7 +314,9 @@ def test_the_panels_show_range_truth_and_posterior(robot, policy, adaptation, th
     assert {tuple(np.asarray(line.get_xdata())) for line in mass.lines} == {(1.0, 1.0), (1.6, 1.6)}
     (band,) = [p for p in mass.patches if isinstance(p, Rectangle)]
     assert to_hex(band.get_facecolor()) == theme.band
-    assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((0.6, 2.0))
+    trained = policy.spec.context[0]
+    ends = (band.get_x(), band.get_x() + band.get_width())
+    assert ends == pytest.approx((trained.low, trained.high))
     assert [axes.get_xlabel() for axes in panels.values()] == ["× nominal"] * 4 + ["ms"]
 
 

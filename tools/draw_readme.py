@@ -15,15 +15,15 @@ from sim2real.deploy.files import write_atomically
 from sim2real.evaluate import Interval
 from sim2real.pictures import LIGHT, draw_returns, fill_curves, png, read_curve, style
 
-CURVES = {"context": "policy", "history": "history"}
-"""Label -> folder of the training in the demo's."""
+CURVES = {"with reward": "policy/log/progress.csv", "reference": "history/log/progress.csv"}
+"""Label -> learning curve in the demo's folder; drawn where it is there."""
 
 
 def draw(folder: Path) -> Figure:
     """The rows of the demo's table as dots with intervals, beside the learning curves."""
     figures = json.loads((folder / "figures.json").read_text())
     rows = {k: Interval(r["return"], r["low"], r["high"]) for k, r in figures["rows"].items()}
-    curves = {k: read_curve(folder / f / "log" / "progress.csv") for k, f in CURVES.items()}
+    curves = {k: read_curve(folder / f) for k, f in CURVES.items() if (folder / f).is_file()}
     figure = Figure(figsize=(10.0, 3.3), layout="constrained", facecolor=LIGHT.background)
     left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
     for axes in (left, right):

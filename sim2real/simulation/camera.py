@@ -34,7 +34,7 @@ class RenderingMissing(RuntimeError):
 
 class Camera:
     """Looks at one model: through its first camera that follows the robot (cameras that the robot
-    carries look elsewhere), or from beside its first body, following that.
+    carries look elsewhere); else from above, following its first body if that can move.
 
     Args:
         model: what to draw; later changes to it are not seen.
@@ -140,7 +140,7 @@ def _main() -> None:
     source, out = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # drivers talk on standard output, where the pictures go
     model = mujoco.MjModel.from_binary_path("model.mjb", {"model.mjb": source.read(size)})
-    # Measured in software (Mesa, no GPU), hopper: 80 ms a picture as MuJoCo would, 20 ms with these.
+    # Measured in software (Mesa), hopper: 80 ms a picture as MuJoCo would, 20 ms with these.
     model.vis.quality.shadowsize = min(model.vis.quality.shadowsize, 1024)
     model.vis.quality.offsamples = 0
     data = mujoco.MjData(model)
@@ -164,7 +164,7 @@ def _view(model: mujoco.MjModel) -> mujoco.MjvCamera:
     following = np.flatnonzero(np.isin(model.cam_mode, follows))
     if len(following):
         camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, int(following[0])
-    elif model.nbody > 1:
+    elif model.nbody > 1 and model.body_dofnum[1]:
         camera.type, camera.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, 1
     return camera
 

@@ -327,10 +327,8 @@ class MjcfRobot(Robot):
 
 
 def _only_task(module: ModuleType, path: Path, where: str) -> type[Task]:
-    own = [
-        value for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__
-    ]  # fmt: skip
+    classes = [value for value in vars(module).values() if isinstance(value, type)]
+    own = [c for c in classes if issubclass(c, Task) and c.__module__ == module.__name__]
     if len(own) != 1:
         raise InputError(
             f"{where}: task: {path} has {len(own)} subclasses of Task; it must have one, "
@@ -348,7 +346,8 @@ def _task_class(task: str, folder: Path, where: str) -> type[Task]:
         if not path.is_file():
             raise InputError(f"{where}: task: no file {path}")
         spec = importlib.util.spec_from_file_location(f"{folder.name}_{path.stem}", path)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         if not class_name:

@@ -1,0 +1,388 @@
+"""Adaptation on a target: what is spent, what the gates say, and that ξ stays where it is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import sim2real
+from sim2real.adapt import adapt, by_likelihood, by_return, rehearse
+from sim2real.bridges.adapt.context import ContextAdapter, ContextState, from_posterior
+from sim2real.bridges.adapt.search import search
+from sim2real.cli import main
+from sim2real.deploy.contract import AdaptedState
+from sim2real.deploy.logs.npz import read_logs
+from sim2real.identification.posterior import Posterior
+from sim2real.policy.policy import Policy
+from sim2real.simulation.robot import Robot
+from sim2real.types import InputError
+
+STRENGTH = 3  # motor_strength, 0.75 on a `worn` hopper
+
+
+def gullible(policy: Policy, when: float, side: int) -> Policy:
+    """The policy, except that it throws itself down (every motor at full force) when it is told a
+    motor strength below (side -1) or above (side 1) `when`: two more neurons in its network."""
+    first, _, second, _, last = (deepcopy(layer) for layer in policy.network)
+    column = first.in_features - 5 + STRENGTH
+    center, scale = (float(x) for x in policy_statistics(policy, column))
+
+    def wider(layer: nn.Linear, rows: int, columns: int) -> nn.Linear:
+        new = nn.Linear(layer.in_features + columns, layer.out_features + rows)
+        nn.init.zeros_(new.weight)
+        nn.init.zeros_(new.bias)
+        new.weight.data[: layer.out_features, : layer.in_features] = layer.weight.data
+        new.bias.data[: layer.out_features] = layer.bias.data
+        return new
+
+    first, second, last = wider(first, 1, 0), wider(second, 1, 1), wider(last, 0, 1)
+    first.weight.data[-1, column] = side * 100 * scale  # tanh(±100 (told - when))
+    first.bias.data[-1] = side * 100 * (center - when)
+    second.weight.data[-1, -1] = 5
+    last.weight.data[:, -1] = 20
+    last.bias.data += 20
+    network = nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), last)
+    return Policy(policy.spec, network, deepcopy(policy.normalizer), policy.log_std).eval()
+
+
+def policy_statistics(policy: Policy, column: int) -> tuple[float, float]:
+    """(mean, deviation) of one entry, from what the normaliser makes of two numbers."""
+    x = torch.zeros(2, policy.spec.feature_size)
+    x[1, column] = 1.0
+    base = torch.nn.functional.one_hot(torch.tensor(column), policy.spec.feature_size)
+    a, b = policy.normalizer(x * base)[:, column]
+    deviation = 1 / (b - a)
+    return float(-a * deviation), float(deviation)
+
+
+def posterior_at(robot: Robot, strength: float, n: int = 40) -> Posterior:
+    """An invented posterior: certain of a motor strength, and of nothing else."""
+    space = robot.space
+    samples = space.prior().sample(np.random.default_rng(0), n)
+    samples[:, STRENGTH] = strength + np.linspace(-0.01, 0.01, n)
+    return Posterior(
+        env="hopper", names=tuple(space.names), units=tuple(space.units), samples=samples,
+        weights=np.full(n, 1 / n), low=np.array(space.low), high=np.array(space.high),
+        prior_std=np.array(space.prior().std()), log_likelihood=-1.0, log_likelihood_nominal=-2.0,
+        windows=10, residual={},
+    )  # fmt: skip
+
+
+def episodes_in(folder: Path):
+    return [log for f in folder.rglob("*.npz") if f.name != "golden.npz" for log in read_logs(f)]
+
+
+# The gates, by hand
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "accepted"),
+    [
+        ([10.0, 20.0], [30.0, 40.0], True),  # gain 20, standard error √(25 + 25) = 7.1
+        ([10.0, 20.0], [18.0, 26.0], False),  # gain 7, error √(25 + 16) = 6.4 ... see below
+        ([10.0, 20.0], [10.0, 20.0], False),
+        ([30.0, 40.0], [10.0, 20.0], False),
+        ([5.0], [5.0], False),
+    ],
+)
+def test_the_gate_on_returns(before, after, accepted):
+    a, b = np.array(before), np.array(after)
+    gain = b.mean() - a.mean()
+    error = np.sqrt(sum(x.var(ddof=1) / len(x) if len(x) > 1 else 0 for x in (a, b)))
+    assert by_return(a, b)[0] == (gain > error)
+    if abs(gain - error) > 1:
+        assert by_return(a, b)[0] == accepted
+
+
+def test_the_gate_says_what_it_saw():
+    accepted, said = by_return(np.array([10.0, 20.0]), np.array([30.0, 40.0]))
+    assert accepted
+    assert said == "return 15 before, 35 after, standard error 7"
+
+
+def test_the_gate_on_held_out_windows(hopper):
+    posterior = posterior_at(hopper, 0.7)
+    assert by_likelihood(posterior)[0]
+    assert not by_likelihood(replace(posterior, log_likelihood=-2.0))[0]
+    assert not by_likelihood(replace(posterior, log_likelihood=float("nan")))[0]
+
+
+# Rehearsal
+
+
+def test_a_context_with_which_it_falls_more_is_refused_in_rehearsal(policy, hopper):
+    told = np.array(hopper.space.nominal)
+    told[STRENGTH] = 0.7
+    z = ContextState(told, posterior_at(hopper, 0.7))
+    nominal = np.array(hopper.space.nominal, float)
+    worse = rehearse(gullible(policy, 0.85, -1), hopper, z, nominal)
+    assert not worse.passed
+    assert worse.adapted > 2 * worse.unadapted
+    better = rehearse(gullible(policy, 0.85, 1), hopper, z, nominal)
+    assert better.passed
+    assert (better.adapted, better.unadapted) != (worse.adapted, worse.unadapted)
+
+
+# On a target: each verdict for real
+
+
+@pytest.fixture(scope="module")
+def refused(once, trained):
+    """A policy that falls with what identification finds, on a worn hopper."""
+
+    def make(folder: Path) -> None:
+        gullible(sim2real.load(trained / "policy"), 0.88, -1).save(folder / "policy")
+        adapt(folder / "policy", "hopper/worn", episodes=4, seed=1, out=folder / "out")
+
+    return once("refused", make)
+
+
+@pytest.fixture(scope="module")
+def accepted(once, trained, logs):
+    """A policy that stands only with what identification finds, adapted from logs."""
+
+    def make(folder: Path) -> None:
+        gullible(sim2real.load(trained / "policy"), 0.9, 1).save(folder / "policy")
+        adapt(folder / "policy", logs, out=folder / "out")
+
+    return once("accepted", make)
+
+
+def verdict(folder: Path):
+    return json.loads((folder / "out" / "adaptation.json").read_text())
+
+
+def test_what_does_not_help_is_rolled_back(refused, hopper):
+    said = verdict(refused)
+    assert said["accepted"] is False
+    assert "rehearsed" in said["reason"]
+    assert said["rehearsal"]["adapted"] > said["rehearsal"]["unadapted"]
+    z = AdaptedState.read(refused / "out" / "z.json")
+    assert not z.accepted
+    np.testing.assert_array_equal(z.value, hopper.space.nominal)
+    np.testing.assert_allclose(z.std, hopper.space.prior().std())
+    assert set(said["stages"]) == {"gather"}  # the robot never met the new context
+
+
+def test_a_state_that_was_rolled_back_is_not_run(refused, serving, tmp_path, capsys):
+    with serving() as address:
+        artifact, z = str(refused / "out" / "artifact"), str(refused / "out" / "z.json")
+        status = main(["run", artifact, "--robot", address, "--z", z, "--log", str(tmp_path)])
+    assert status == 2
+    assert "was not accepted" in capsys.readouterr().err
+
+
+def test_what_helps_is_accepted_and_runs(accepted, serving, tmp_path):
+    said = verdict(accepted)
+    assert said["accepted"] is True, said
+    assert 0.6 <= said["context"]["motor_strength"] < 0.9
+    assert said["rehearsal"]["adapted"] < said["rehearsal"]["unadapted"]
+    z = AdaptedState.read(accepted / "out" / "z.json")
+    assert z.accepted
+    assert dict(zip(z.names, z.value, strict=True)) == said["context"]
+    assert Posterior.load(accepted / "out" / "posterior.json").names == z.names
+    with serving(gap="worn", seed=2) as address:
+        words = ["run", str(accepted / "out" / "artifact"), "--robot", address]
+        for name, more in (("before", []), ("after", ["--z", str(accepted / "out" / "z.json")])):
+            assert main([*words, *more, "--episodes", "3", "--log", str(tmp_path / name)]) == 0
+    before, after = (
+        np.mean([log.reward.sum() for log in read_logs(tmp_path / name)])
+        for name in ("before", "after")
+    )
+    assert after > 1.5 * before
+
+
+def test_logs_as_target_count_what_they_hold(accepted, logs):
+    said = verdict(accepted)
+    held = read_logs(logs)
+    assert said["episodes"] == len(held)
+    assert said["seconds"] == pytest.approx(sum(len(x.command) for x in held) * 0.008)
+    assert said["falls"] == sum(x.info.terminated for x in held)
+    assert not (accepted / "out" / "logs").exists()
+
+
+def test_the_gate_compares_alternating_episodes_and_everything_counts(trained, serving, tmp_path):
+    with serving(gap="mild", seed=3) as address:
+        result = adapt(trained / "policy", address, episodes=7, seed=2, out=tmp_path)
+    done = episodes_in(tmp_path)
+    assert result.spent.episodes == len(done) == 7
+    assert result.spent.falls == sum(log.info.terminated for log in done)
+    assert result.spent.seconds == pytest.approx(sum(len(log.command) for log in done) * 0.008)
+    assert {stage: len(r) for stage, r in result.stages.items()} == {
+        "gather": 3, "before": 2, "after": 2
+    }  # fmt: skip
+    before, after = (np.array(result.stages[s]) for s in ("before", "after"))
+    assert (result.accepted, result.reason) == by_return(before, after)
+    order = [log.info.z.value for log in sorted(done, key=lambda log: log.info.seed)][3:]
+    assert order[0] == order[2] != order[1] == order[3]
+    assert all(log.info.excitation == (0.1 if log.info.seed < 5 else 0.0) for log in done)
+
+
+def test_a_budget_of_seconds_is_kept(trained, serving, tmp_path):
+    with serving(gap="worn", seed=3) as address:
+        result = adapt(trained / "policy", address, episodes=5, seconds=2.0, out=tmp_path)
+    assert 1.0 < result.spent.seconds <= 2.0 + 1e-9
+    done = episodes_in(tmp_path)
+    assert result.spent.episodes == len(done) <= 5
+    assert sum(len(log.command) for log in done) * 0.008 == pytest.approx(result.spent.seconds)
+
+
+def test_a_budget_that_leaves_nothing_to_compare_is_rolled_back(trained, serving, tmp_path):
+    with serving(gap="worn", seed=3) as address:
+        result = adapt(trained / "policy", address, episodes=3, seconds=0.5, out=tmp_path)
+    assert not result.accepted
+    assert result.spent.seconds <= 0.5 + 1e-9
+
+
+def test_adapting_again_does_not_read_the_logs_of_before(trained, logs, serving, tmp_path):
+    """Logs of another robot lie where the last adaptation left its own."""
+    (tmp_path / "logs" / "gather").mkdir(parents=True)
+    for log in logs.glob("*.npz"):
+        (tmp_path / "logs" / "gather" / log.name).write_bytes(b"not a log")
+    with serving() as address:
+        result = adapt(trained / "policy", address, episodes=3, seconds=1.5, out=tmp_path)
+    assert result.spent.episodes <= 3
+
+
+def test_the_command_line_answers_no_with_status_0(trained, refused, logs, tmp_path, capsys):
+    """Rolled back is an answer, not an error."""
+    words = ["adapt", str(refused / "policy"), str(logs), "--out", str(tmp_path / "out"), "--json"]
+    assert main(words) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["accepted"] is False
+    assert said["context"]["motor_strength"] == 1.0
+
+
+def test_the_adapting_process_never_opens_the_gap(trained, tmp_path):
+    """What the robot's physics is stands in one file; another process reads it."""
+    opened: list[str] = []
+    listening = [True]
+
+    def listen(event: str, arguments: tuple[object, ...]) -> None:
+        if listening[0] and event == "open":
+            opened.append(str(arguments[0]))
+
+    sys.addaudithook(listen)
+    try:
+        adapt(trained / "policy", "hopper/worn", episodes=3, seconds=1.5, out=tmp_path)
+        of_adapt = [name for name in opened if name.endswith("worn.yaml")]
+        Robot.load("hopper").gap("worn")
+    finally:
+        listening[0] = False
+    assert not of_adapt
+    assert [name for name in opened if name.endswith("worn.yaml")]  # it would have been heard
+
+
+# Search
+
+
+def bowl(robot: Robot, best: np.ndarray):
+    low, high = np.array(robot.space.low), np.array(robot.space.high)
+    return lambda x: 100 - 100 * float((((x - best) / (high - low)) ** 2).sum())
+
+
+def test_search_finds_the_top_of_a_bowl(hopper):
+    best = np.array([1.6, 1.7, 0.8, 0.75, 6.0])
+    found, returns = search(bowl(hopper, best), hopper.space, episodes=200)
+    assert len(returns) == 200
+    assert bowl(hopper, best)(found) == max(returns) > 99
+    np.testing.assert_allclose(found, best, atol=0.1 * (hopper.space.high - hopper.space.low))
+
+
+@pytest.mark.parametrize("episodes", [1, 2, 5, 9])
+def test_search_asks_as_often_as_it_may_and_within_the_ranges(hopper, episodes):
+    asked = []
+
+    def ask(x):
+        asked.append(x)
+        return float(len(asked))
+
+    found, returns = search(ask, hopper.space, episodes=episodes)
+    assert len(asked) == episodes
+    np.testing.assert_array_equal(found, asked[-1])  # the best was the last
+    assert (np.array(asked) >= hopper.space.low).all()
+    assert (np.array(asked) <= hopper.space.high).all()
+    assert returns == list(range(1, episodes + 1))
+
+
+def test_search_ends_where_the_budget_does(hopper):
+    values = iter([1.0, 3.0, float("nan"), 9.0])
+    _, returns = search(lambda x: next(values), hopper.space, episodes=10)
+    assert returns == [1.0, 3.0]
+    found, returns = search(lambda x: float("nan"), hopper.space, episodes=10)
+    np.testing.assert_array_equal(found, hopper.space.nominal)
+    assert returns == []
+
+
+def test_search_over_the_wire(trained, serving, tmp_path):
+    with serving(gap="worn", seed=1) as address:
+        result = adapt(
+            trained / "policy", address, episodes=6, engine="search", seed=4, out=tmp_path
+        )
+    assert {s: len(r) for s, r in result.stages.items()} == {"search": 4, "before": 1, "after": 1}
+    assert result.posterior is None
+    assert result.spent.episodes == len(episodes_in(tmp_path)) == 6
+    assert not (tmp_path / "posterior.json").exists()
+
+
+# The adapter
+
+
+def test_the_adapter_changes_z_between_episodes_only(hopper):
+    adapter = ContextAdapter(hopper)
+    rng = np.random.default_rng(0)
+    z = adapter.prior(rng)
+    np.testing.assert_array_equal(z.value, hopper.space.nominal)
+    assert adapter.begin_episode(z, rng) is z
+    assert adapter.observe(z, None) is z  # type: ignore[arg-type]
+
+
+def test_what_the_logs_do_not_tell_stays_near_nominal(hopper):
+    posterior = posterior_at(hopper, 0.7, n=2000)
+    context = from_posterior(posterior, hopper.space)
+    assert context[STRENGTH] == pytest.approx(0.7, abs=1e-6)
+    others = np.arange(5) != STRENGTH
+    spread = np.array(hopper.space.high) - hopper.space.low
+    away = np.abs(context - hopper.space.nominal) / spread
+    assert (away[others] < 0.06).all()
+
+
+# Refused
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ({"target": "nowhere"}, "no HOST:PORT, no log, and no ENV/GAP such as hopper/worn"),
+        ({"target": "hopper/wron"}, "did you mean 'worn'"),
+        ({"target": "hoper/worn"}, "did you mean 'hopper'"),
+        ({"target": "127.0.0.1:70000"}, "a port lies in 1 to 65535"),
+        ({"target": "there/is/no.npz"}, "no log at"),
+        ({"episodes": 2}, "adaptation needs at least 3"),
+        ({"seconds": 0.001}, "at least one control period"),
+        ({"excitation": 3.0}, "a share of half the command range"),
+    ],
+)
+def test_wrong_arguments_leave_nothing_behind(trained, tmp_path, how, sentence):
+    arguments = {"target": "hopper/worn", **how}
+    with pytest.raises(InputError, match=sentence):
+        adapt(trained / "policy", out=tmp_path / "out", **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_policy_without_a_context_is_refused(policy, tmp_path):
+    spec = replace(policy.spec, context=(), parameters=policy.spec.context)
+    first, *rest = deepcopy(policy.network)
+    narrow = nn.Linear(first.in_features - 5, first.out_features)
+    normalizer = type(policy.normalizer).identity(spec.feature_size)
+    plain = Policy(spec, nn.Sequential(narrow, *rest), normalizer)
+    with pytest.raises(InputError, match="has no context to adapt; train one with adapt: context"):
+        adapt(plain, "hopper/worn", out=tmp_path / "out")
