@@ -1,4 +1,4 @@
-"""The whole line, once, on the hopper: train, export, verify, meet a robot it never saw, adapt, run."""
+"""The whole line, once, on the hopper: train, export, verify, meet a robot, adapt to it, run."""
 
 from __future__ import annotations
 
@@ -146,9 +146,8 @@ class _Reference:
     def __init__(self, out: Path, teacher: Path, shorter: list[str]) -> None:
         values = [f"distill.trained={teacher}", *shorter]
         words = [word for value in values for word in ("--set", value)]
-        self._command = [
-            sys.executable, "-m", "sim2real", "train", "hopper-uniform-history", "--out", str(out), *words
-        ]  # fmt: skip
+        train = [sys.executable, "-m", "sim2real", "train", "hopper-uniform-history"]
+        self._command = [*train, "--out", str(out), *words]
         self._out = out
         self._process: subprocess.Popen[str] | None = None
 
@@ -196,7 +195,10 @@ def _paced(artifact: Artifact, env: str, adaptation: Adaptation) -> dict[str, An
     """20 s in real time against a robot that is paced too: the latency figures."""
     from sim2real.serve import served
 
-    with served(env, gap=GAP, realtime=True, seed=SEED) as address, progress.bar("real time", 20) as report:
+    with (
+        served(env, gap=GAP, realtime=True, seed=SEED) as address,
+        progress.bar("real time", 20) as report,
+    ):
         host, _, port = address.rpartition(":")
         robot = UdpRobot(host, int(port))
         last = [0]

@@ -324,7 +324,7 @@ def style(axes: Axes, theme: Theme) -> None:
 
 
 def _from_zero(axes: Axes) -> None:
-    """A difference in length is then a difference in return; with room above for what is written."""
+    """A difference in length is then a difference in return; with room for what is written."""
     low, high = axes.get_ylim()
     low = min(0.0, low)
     axes.set_ylim(low, high + 0.08 * (high - low))

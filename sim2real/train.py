@@ -17,14 +17,18 @@ import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import (
+    CSVOutputFormat,
+    KVWriter,
+    Logger,
+    TensorBoardOutputFormat,
+)
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
 from sim2real import progress, schema
 from sim2real.learning.distill import distill
 from sim2real.learning.learners import ALGORITHMS, build, to_policy, warm_up
-
 from sim2real.learning.vec_env import (
     Context,
     Encode,
@@ -40,7 +44,7 @@ from sim2real.policy.policy import Policy
 from sim2real.policy.spec import ActuatorSpec, ParameterInfo, PolicySpec, TermSpec
 from sim2real.recipe import Distill, Recipe, read
 from sim2real.simulation.make import AnyWorlds, make_worlds
-from sim2real.simulation.robot import Robot
+from sim2real.simulation.robot import Robot, Safety
 from sim2real.types import InputError
 
 STEPS = "time/total_timesteps"
@@ -123,7 +127,10 @@ def learn(
     _write_folder(out, written)
     log = out / "log"
     log.mkdir(exist_ok=True)
-    writers = [_Curve(log / "progress.csv", done), TensorBoardOutputFormat(str(log))]
+    writers: list[KVWriter] = [
+        _Curve(log / "progress.csv", done),
+        TensorBoardOutputFormat(str(log)),
+    ]
     model.set_logger(Logger(str(log), writers))
     callback = _Run(recipe, out, report)
     try:
@@ -153,10 +160,10 @@ def imitate(
     student = Policy(spec, network, Normalizer.identity(spec.feature_size), None)
     seen = (*spec.terms, *teacher.spec.terms)
     both = replace(recipe, observe=[t.name for t in seen], distill=None)
+    worlds = make_training_worlds(robot, both, seed=_seed_after(recipe.seed, recipe.steps))
     distill(
-        teacher, student, make_training_worlds(robot, both, seed=_seed_after(recipe.seed, recipe.steps)),
-        context_encoder(robot, recipe.learned), steps=distill_.steps, seed=recipe.seed,
-        learning_rate=distill_.learning_rate,
+        teacher, student, worlds, context_encoder(robot, recipe.learned),
+        steps=distill_.steps, seed=recipe.seed, learning_rate=distill_.learning_rate,
         report=lambda done, figures: report(before + done, figures),
     )  # fmt: skip
     return student
@@ -223,6 +230,9 @@ def describe(name: str, robot: Robot, recipe: Recipe) -> PolicySpec:
     ]
     low, high = robot.command_range
     adapt = recipe.adaptation
+    safety = robot.config.safety
+    if safety.tilt_term not in [t.name for t in terms]:  # the controller cannot watch it
+        safety = Safety()
     return PolicySpec(
         name=name, env=recipe.env, terms=terms,
         actuators=ActuatorSpec(robot.actuators, robot.config.command_unit,
@@ -232,7 +242,7 @@ def describe(name: str, robot: Robot, recipe: Recipe) -> PolicySpec:
         parameters=() if adapt is not None else parameters,
         latency_ms=latency[0] if latency else (0.0, 0.0),
         head="clip" if recipe.learner.algorithm == "ppo" or recipe.distill else "tanh",
-        max_tilt=robot.config.safety.max_tilt, tilt_term=robot.config.safety.tilt_term,
+        max_tilt=safety.max_tilt, tilt_term=safety.tilt_term,
         episodes=adapt.episodes if adapt is not None else 0,
         provenance={"seed": str(recipe.seed), "steps": str(recipe.steps), **versions()},
     )  # fmt: skip

@@ -1,9 +1,12 @@
-"""Adaptation on robots drawn from a family, each met over the wire: python tools/study_worn_family.py POLICY
+"""Adaptation on robots drawn from a family, each met over the wire.
 
-Every robot is a process of its own, whose physics are drawn from the gap by its seed. On each: zero-shot,
-ten episodes of adaptation, adapted, and, for comparison, the true context, another robot's context,
-and the reference policy (uniform randomization with history). Prints a Markdown table; --out keeps all figures.
-A robot that is finished is not run again, so a study that was killed continues.
+    python tools/study_worn_family.py runs/demo/policy --history runs/demo/history --seed 100
+
+Every robot is a process of its own, whose physics are drawn from the gap by its seed. On each:
+zero-shot, ten episodes of adaptation, adapted, and, for comparison, the true context, another
+robot's context, and the reference policy (uniform randomization with history). Prints a Markdown
+table; --out keeps all figures. A robot that is finished is not run again, so a study that was
+killed continues.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ from sim2real.simulation.robot import Robot
 from sim2real.simulation.worlds import Worlds
 
 
-def returns(artifact: Artifact, where: tuple[str, int], z: AdaptedState | None, episodes: int) -> list[float]:
+def returns(
+    artifact: Artifact, where: tuple[str, int], z: AdaptedState | None, episodes: int
+) -> list[float]:
     """Returns of whole episodes over the wire, from the same resets for every arm."""
     robot = UdpRobot(*where)
     try:
@@ -85,7 +90,12 @@ def one_robot(
             arms[f"{told} context"] = returns(artifact, where, z, n)
         if history is not None:
             arms["uniform, history"] = returns(history, where, None, n)
-    return {"seed": seed, "xi": sim.xi[0].tolist(), "arms": arms, "adaptation": adaptation.to_dict()}
+    return {
+        "seed": seed,
+        "xi": sim.xi[0].tolist(),
+        "arms": arms,
+        "adaptation": adaptation.to_dict(),
+    }
 
 
 def table(out: Path, seed: int, robots: int) -> str:
@@ -101,13 +111,16 @@ def table(out: Path, seed: int, robots: int) -> str:
     closed = gap_closed(means["adapted"], means["zero-shot"], means["true context"])
     spent = [f["adaptation"] for f in found]
     accepted = sum(a["accepted"] for a in spent)
+    episodes, seconds, falls = (
+        float(np.mean([a[key] for a in spent])) for key in ("episodes", "seconds", "falls")
+    )
+    share = (
+        "no gap" if closed is None else f"{closed.mean:.2f} [{closed.low:.2f}, {closed.high:.2f}]"
+    )
     lines += [
         "",
-        f"Accepted on {accepted} of {robots}; {np.mean([a['episodes'] for a in spent]):.0f} episodes, "
-        f"{np.mean([a['seconds'] for a in spent]):.0f} s and {np.mean([a['falls'] for a in spent]):.1f} "
-        f"falls per robot. Share of the way from zero-shot to the true context: "
-        + ("no gap" if closed is None else f"{closed.mean:.2f} [{closed.low:.2f}, {closed.high:.2f}]")
-        + ".",
+        f"Accepted on {accepted} of {robots}; {episodes:.0f} episodes, {seconds:.0f} s and "
+        f"{falls:.1f} falls per robot. Share of the way to the true context: {share}.",
     ]
     return "\n".join(lines)
 

@@ -87,7 +87,7 @@ def explain(
         moved = xi + rng.multivariate_normal(
             np.zeros(space.K), covariance * (2.38**2 / space.K) / 2, candidates, method="svd"
         )
-        inside = np.logical_and(moved >= space.low, moved <= space.high).all(axis=1)
+        inside: Array = np.all((moved >= space.low) & (moved <= space.high), axis=1)
         moved = np.where(inside[:, None], moved, xi)
         moved_error = observers(moved)
         moved_log_p = -_cost(moved_error, scale, length, held_out=False)
@@ -155,8 +155,9 @@ def _nanmean(rho: Array) -> Array:
 
 def _window_counts(error: Array, length: int) -> tuple[int, int]:
     w = np.isfinite(_windows(error[:1], length)).all(axis=(3, 4))[0]  # (E, W)
-    held = np.equal(np.arange(w.shape[1]) % HELD_OUT, HELD_OUT - 1)
-    return int(w[:, ~held].sum()), int(w[:, held].sum())
+    held = np.flatnonzero(np.arange(w.shape[1]) % HELD_OUT == HELD_OUT - 1)
+    kept = int(w[:, held].sum())
+    return int(w.sum()) - kept, kept
 
 
 def _largest_step(log_p: Array, left: float) -> float:

@@ -18,6 +18,7 @@ import numpy as np
 from sim2real.simulation.engine import make_engine
 from sim2real.simulation.robot import MjcfRobot, Robot
 from sim2real.simulation.terms import Term
+from sim2real.simulation.worlds import needed_fields
 from sim2real.types import Array, InputError
 
 
@@ -77,7 +78,7 @@ class Observers:
             self._logged[e, :n] = np.concatenate(
                 [episode.obs[t.name][:n] for t in self._compared], axis=1
             )
-        fields = tuple(robot.task.fields)
+        fields = needed_fields(robot, self._compared)
         self._model = robot.compile()
         self._engine = make_engine("mjbatch", self._model, self.N * self.E, fields, 0)
 

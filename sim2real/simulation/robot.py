@@ -288,7 +288,7 @@ class MjcfRobot(Robot):
         terms = {"v5": v5}
         for name, config in self.config.terms.items():
             where = f"{self.where}: terms: {name}"
-            if config.source not in SOURCES and hasattr(task, config.source):
+            if config.source not in SOURCES and callable(getattr(task, config.source, None)):
                 read = getattr(task, config.source)
                 n = read(data).shape[1]
                 names = config.joints or tuple(f"{name}[{i}]" for i in range(n))
@@ -305,10 +305,21 @@ class MjcfRobot(Robot):
     @property
     def command_range(self) -> tuple[Array, Array]:
         """(A,), (A,) lowest and highest command."""
+        unlimited = np.flatnonzero(~self.model.actuator_ctrllimited.astype(bool))
+        if len(unlimited):
+            raise InputError(
+                f"{self.model_path}: actuator '{self.actuators[unlimited[0]]}' has no ctrlrange; a "
+                "policy needs the limits of its commands"
+            )
         low, high = self.model.actuator_ctrlrange.astype(np.float32).T
         return low, high
 
     def _check_gap(self, gap: Gap, where: str) -> None:
+        both = [p.name for p in self.config.parameters if p.field == "actuator_delay"]
+        if gap.latency.action_ms != Latency().action_ms and set(both) & set(gap.xi):
+            raise InputError(
+                f"{where}: latency: action_ms and xi: {both[0]} are the same; give one of them"
+            )
         if gap.latency.action_ms != Latency().action_ms and not self._delays:
             raise InputError(
                 f"{where}: latency: action_ms needs a parameter with field actuator_delay in "

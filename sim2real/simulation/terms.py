@@ -55,6 +55,8 @@ class Term:
     """Entries of qvel that equal the values."""
     quaternion: int | None = None
     """Start of the quaternion in qpos that a gravity direction determines, up to heading."""
+    fields: tuple[str, ...] = ()
+    """MjData fields that it reads besides qpos and qvel."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class _Source:
     qpos: tuple[int, ...] = ()
     qvel: tuple[int, ...] = ()
     quaternion: int | None = None
+    fields: tuple[str, ...] = ()
 
 
 def _joint(model: mujoco.MjModel, name: str, where: str) -> int:
@@ -137,9 +140,8 @@ def _body_position(model: mujoco.MjModel, names: Sequence[str], where: str) -> _
             )
     index = [bodies.index(n) for n in names]
     elements = tuple(f"{n}.{c}" for n in names for c in "xyz")
-    return _Source(
-        3 * len(index), elements, lambda d: d["xpos"][:, index].reshape(len(d["xpos"]), -1)
-    )
+    read = lambda d: d["xpos"][:, index].reshape(len(d["xpos"]), -1)  # noqa: E731
+    return _Source(3 * len(index), elements, read, fields=("xpos",))
 
 
 def _last_action(model: mujoco.MjModel, names: Sequence[str], where: str) -> _Source:
@@ -172,7 +174,7 @@ def resolve(name: str, config: TermConfig, model: mujoco.MjModel, where: str) ->
     s = SOURCES[config.source](model, config.joints, where)
     return Term(
         name, s.size, config.unit, config.frame, config.sensor, config.access, s.elements, s.read,
-        s.vector, s.qpos, s.qvel, s.quaternion,
+        s.vector, s.qpos, s.qvel, s.quaternion, s.fields,
     )  # fmt: skip
 
 

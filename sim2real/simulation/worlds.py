@@ -12,6 +12,7 @@ from sim2real.dynamics.distribution import Distribution
 from sim2real.simulation.engine import make_engine
 from sim2real.simulation.gap import CommandPath, Disturbance, Gap, Noise, ObservationPath, sample
 from sim2real.simulation.robot import MjcfRobot, Robot
+from sim2real.simulation.terms import Term
 from sim2real.types import Array, InputError, Step
 
 Sampler = Callable[[np.random.Generator, int], Array]
@@ -81,7 +82,7 @@ class Worlds:
         self.action_low, self.action_high = robot.command_range
         model = robot.compile(lag=gap.lag)
         self.model = model
-        fields = list(dict.fromkeys([*self.task.fields, *self._term_fields()]))
+        fields = needed_fields(robot, self.terms)
         self._engine = make_engine(engine, model, B, fields, threads)
         self.data = self._engine.data
         self.data["last_action"] = np.zeros((B, model.nu))
@@ -94,9 +95,6 @@ class Worlds:
         self._pinned = np.full((B, self.space.K), np.nan)  # ξ that the gap decides
         self._told = np.zeros((B, self.obs_size))
         self.seed(seed)
-
-    def _term_fields(self) -> list[str]:
-        return ["xpos"] if any("." in e for t in self.terms for e in t.elements) else []
 
     def seed(self, seed: int) -> None:
         """Restarts every random stream, and draws the robots of the gap anew."""
@@ -268,6 +266,12 @@ class Worlds:
             where = worlds[changed]
             self._engine.set_model(where, self.space.values(xi[changed]), self.space.needs_const)
             self._written[where] = xi[changed]
+
+
+def needed_fields(robot: MjcfRobot, terms: Sequence[Term]) -> list[str]:
+    """The fields that the task and the terms read, besides qpos and qvel."""
+    read = [field for term in terms for field in term.fields]
+    return list(dict.fromkeys([*robot.task.fields, *read]))
 
 
 def _indices(worlds: Array | None, num_worlds: int) -> Array:
