@@ -297,7 +297,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         if arguments.picture:
             from sim2real.report import save_robustness
 
-            save_robustness(map_, Path(arguments.picture))
+            save_robustness(map_, Path(arguments.picture), robot)
         figures = {
             "parameters": list(map_.names), "values": [v.tolist() for v in map_.values],
             "mean": map_.mean.tolist(),

@@ -76,9 +76,9 @@ def demo(out: Path, *, steps: int | None = None) -> dict[str, Any]:
         Report(
             title="sim2real demo: the hopper and a worn robot", columns=columns, rows=table,
             robot=robot, policy=policy, adaptation=adaptation, robustness=map_,
-            curves={"context": out / "policy" / "log" / "progress.csv",
-                    "history": out / "history" / "log" / "progress.csv"},
+            curves={"the teacher": out / "policy" / "log" / "progress.csv"},
             gap=GAP,
+            seed=SEED,
         ),
     )  # fmt: skip
     return figures

@@ -7,6 +7,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,4 +72,5 @@ def write_atomically(path: Path, data: bytes) -> None:
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that could not be made holds nothing to remove
+            part.unlink(missing_ok=True)
