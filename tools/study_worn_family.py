@@ -1,6 +1,6 @@
 """Adaptation on robots drawn from a family, each met over the wire.
 
-    python tools/study_worn_family.py runs/demo/policy --history runs/demo/history --seed 100
+    python tools/study_worn_family.py runs/demo/policy --reference history=runs/demo/history --seed 1
 
 Every robot is a process of its own, whose physics are drawn from the gap by its seed. On each:
 zero-shot, ten episodes of adaptation, adapted, and, for comparison, the true context, another
@@ -48,7 +48,10 @@ def returns(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("policy")
-    parser.add_argument("--history", help="the reference policy")
+    parser.add_argument(
+        "--reference", action="append", default=[], metavar="NAME=FOLDER",
+        help="a policy that is compared, such as uniform-history=runs/demo/history",
+    )  # fmt: skip
     parser.add_argument("--gap", default="worn")
     parser.add_argument("--robots", type=int, default=20)
     parser.add_argument("--episodes", type=int, default=20)
@@ -60,20 +63,23 @@ def main() -> None:
     policy = Policy.load(arguments.policy)
     robot = Robot.load(policy.spec.env)
     artifact = export(policy, out / "artifact")
-    history = export(Policy.load(arguments.history), out / "history") if arguments.history else None
+    references = {
+        name: export(Policy.load(folder), out / name)
+        for name, _, folder in (text.partition("=") for text in arguments.reference)
+    }
     with progress.bar("robots", arguments.robots) as report:
         for i in range(arguments.robots):
             seed = arguments.seed + i
             path = out / f"robot-{seed}.json"
             if not path.is_file():
-                figures = one_robot(policy, robot, artifact, history, arguments, seed, out)
+                figures = one_robot(policy, robot, artifact, references, arguments, seed, out)
                 write_atomically(path, (json.dumps(figures) + "\n").encode())
             report(i + 1, {})
     print(table(out, arguments.seed, arguments.robots))
 
 
 def one_robot(
-    policy: Policy, robot: Robot, artifact: Artifact, history: Artifact | None,
+    policy: Policy, robot: Robot, artifact: Artifact, references: dict[str, Artifact],
     arguments: argparse.Namespace, seed: int, out: Path,
 ) -> dict[str, object]:  # fmt: skip
     sim = Worlds(robot, 1, gap=arguments.gap, seed=seed)
@@ -88,8 +94,8 @@ def one_robot(
             assert value is not None
             z = replace(adaptation.z, value=tuple(map(float, value[0])), accepted=True)
             arms[f"{told} context"] = returns(artifact, where, z, n)
-        if history is not None:
-            arms["uniform, history"] = returns(history, where, None, n)
+        for name, reference in references.items():
+            arms[name] = returns(reference, where, None, n)
     return {
         "seed": seed,
         "xi": sim.xi[0].tolist(),
