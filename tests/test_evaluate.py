@@ -139,14 +139,16 @@ def test_figures_are_plain_and_add_up(policy):
 
 
 def test_contexts_by_hand(policy, hopper):
-    xi = np.array([[1.5, 1.0, 1.0, 0.5, 16.0]])  # motor_strength below the range of training
+    assert list(hopper.space.low) == [0.7, 0.6, 0.6, 0.65, 0]
+    assert list(hopper.space.high) == [1.8, 2.0, 1.3, 1.15, 8]
+    xi = np.array([[1.5, 1.0, 1.0, 0.5, 8.0]])  # motor_strength below the range of training
     assert hopper.space.names == (
         "torso_mass", "joint_damping", "floor_friction", "motor_strength", "action_latency"
     )  # fmt: skip
     by_hand = {
         "nominal": [1, 1, 1, 1, 0],
-        "true": [1.5, 1.0, 1.0, 0.6, 16.0],
-        "other": [1.1, 2.0, 1.0, 1.2, 0.0],  # low + high - xi, within the ranges
+        "true": [1.5, 1.0, 1.0, 0.65, 8.0],
+        "other": [1.0, 1.6, 0.9, 1.15, 0.0],  # low + high - xi, within the ranges
     }
     for context, told in by_hand.items():
         np.testing.assert_allclose(tell(policy, xi, hopper, context), [told])
@@ -180,7 +182,7 @@ def test_a_context_that_is_none_is_refused(policy):
 def test_a_grid_over_one_parameter(policy, hopper):
     map_ = grid(policy, hopper, ["torso_mass"], points=3, episodes=2)
     assert map_.names == ("torso_mass",)
-    np.testing.assert_allclose(map_.values[0], [0.6, 1.3, 2.0])
+    np.testing.assert_allclose(map_.values[0], [0.7, 1.25, 1.8])
     assert map_.mean.shape == (3,)
 
 

@@ -21,7 +21,9 @@ fallen hoppers instead (`--chunk` says after how many control steps it starts ag
 
 A machine is never quite idle. Therefore every measurement of another stands between two of ours,
 the ratio is taken to the mean of these two, and the tables show the median over the rounds with
-the quartiles. What slows the machine for longer than one measurement slows both sides.
+the quartiles. What slows the machine for longer than one measurement slows both sides. Other
+programs that compute all the time still distort: they take a core from those who use all of them
+and nothing from DummyVecEnv, which uses one; the tables say so where the load was high.
 """
 
 from __future__ import annotations
@@ -71,6 +73,7 @@ ASKED = {
 GROWTH = 1.25
 """What a world-step among 1,024 may cost, of one among 128."""
 
+BUSY = "; **the machine was busy: not figures to quote**"
 INSTALL = (
     "python -m venv envpool-venv && envpool-venv/bin/pip install envpool, "
     "then --envpool-python envpool-venv/bin/python"
@@ -395,11 +398,12 @@ def machine(threads: int) -> dict[str, str]:
     if info.is_file():
         lines = (line.partition(":") for line in info.read_text().splitlines())
         model = next((v.strip() for k, _, v in lines if k.strip() == "model name"), model)
+    load = os.getloadavg()[0]
     packages = ("mujoco", "mjbatch", "gymnasium", "stable-baselines3", "numpy")
     versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]
     return {
         "processor": f"{model}, {len(os.sched_getaffinity(0))} cores, {threads} threads used",
-        "load": f"{os.getloadavg()[0]:.1f} before the start",
+        "load": f"{load:.1f} before the start{BUSY if load > 0.5 else ''}",
         "software": ", ".join([f"Python {platform.python_version()}", *versions]),
         "system": platform.platform(),
     }
@@ -497,8 +501,11 @@ def main(words: Sequence[str] | None = None) -> None:
     settings = f"{options.rounds} rounds, {options.seconds:g} s a measurement"
     print(markdown(results, about, settings))
     if options.json:
-        everything = {"machine": about, "settings": {**vars(options), "json": str(options.json)}}
-        everything["results"] = [asdict(r) for r in results]
+        everything = {
+            "machine": about,
+            "settings": {**vars(options), "json": str(options.json)},
+            "results": [asdict(r) for r in results],
+        }
         options.json.write_text(json.dumps(everything, indent=1) + "\n")
 
 

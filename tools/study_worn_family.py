@@ -1,6 +1,6 @@
 """Adaptation on robots drawn from a family, each met over the wire.
 
-    python tools/study_worn_family.py runs/demo/policy --reference history=runs/demo/history --seed 1
+    python tools/study_worn_family.py RUN/policy --reference history=RUN/history --seed 1
 
 Every robot is a process of its own, whose physics are drawn from the gap by its seed. On each:
 zero-shot, ten episodes of adaptation, adapted, and, for comparison, the true context, another
