@@ -19,7 +19,7 @@ from sim2real.deploy.artifact import Artifact
 from sim2real.deploy.contract import SCHEMA, AdaptedState
 from sim2real.deploy.controller import RunResult, run
 from sim2real.deploy.files import write_atomically
-from sim2real.deploy.logs.npz import stamp_of
+from sim2real.deploy.logs.npz import read_logs, stamp_of
 from sim2real.deploy.robots.base import Robot as Target
 from sim2real.deploy.robots.udp import UdpRobot
 from sim2real.deploy.safety import Wiring
@@ -154,8 +154,10 @@ def adapt(
     with progress.bar("adapt", 100) as report:
         if (logs := _log_path(target)) is not None:
             trajectories = read_trajectories(logs, robot)
+            ends = [log.info for log in read_logs(logs)]
+            falls = sum(end.terminated or end.stopped is not None for end in ends)
             artifact = export(policy, out / "artifact")
-            result = _from_logs(policy, robot, artifact, trajectories, seed, report)
+            result = _from_logs(policy, robot, artifact, trajectories, falls, seed, report)
         else:
             with address_of(target, seed) as where, closing(UdpRobot(*where)) as connection:
                 artifact = export(policy, out / "artifact")
@@ -375,8 +377,8 @@ def rehearse(
 
 
 def _from_logs(
-    policy: Policy, robot: Robot, artifact: Artifact, episodes: list[Trajectory], seed: int,
-    report: progress.Report,
+    policy: Policy, robot: Robot, artifact: Artifact, episodes: list[Trajectory], falls: int,
+    seed: int, report: progress.Report,
 ) -> Adaptation:  # fmt: skip
     adapter = ContextAdapter(robot, seed=seed, report=lambda n, figures: report(6 * n, figures))
     before = adapter.prior(np.random.default_rng(seed))
@@ -388,7 +390,7 @@ def _from_logs(
         accepted, reason = False, "rehearsed in worlds that explain the logs, it falls more often"
     report(100, {})
     seconds = sum(len(e.command) for e in episodes) * robot.control_period
-    spent = Spent(len(episodes), seconds, 0)
+    spent = Spent(len(episodes), seconds, falls)
     value = z.value if accepted else before.value
     std = z.posterior.std if accepted else robot.space.prior().std()
     state = AdaptedState(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+from contextlib import redirect_stdout
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -140,7 +142,22 @@ def refused(once, trained):
 
     def make(folder: Path) -> None:
         gullible(sim2real.load(trained / "policy"), 0.88, -1).save(folder / "policy")
-        adapt(folder / "policy", "hopper/worn", episodes=4, seed=1, out=folder / "out")
+        words = ["adapt", str(folder / "policy"), "hopper/worn", "--out", str(folder / "out")]
+        opened: list[str] = []
+        listening = [True]
+
+        def listen(event: str, arguments: tuple[object, ...]) -> None:
+            if listening[0] and event == "open":
+                opened.append(str(arguments[0]))
+
+        sys.addaudithook(listen)
+        try:
+            with redirect_stdout(io.StringIO()) as said:
+                status = main([*words, "--episodes", "4", "--seed", "1", "--json"])
+        finally:
+            listening[0] = False
+        record = {"status": status, "said": said.getvalue(), "opened": opened}
+        (folder / "record.json").write_text(json.dumps(record))
 
     return once("refused", make)
 
@@ -211,25 +228,28 @@ def test_logs_as_target_count_what_they_hold(accepted, logs):
 
 def test_the_gate_compares_alternating_episodes_and_everything_counts(trained, serving, tmp_path):
     with serving(gap="mild", seed=3) as address:
-        result = adapt(trained / "policy", address, episodes=7, seed=2, out=tmp_path)
+        result = adapt(trained / "policy", address, episodes=6, seed=2, out=tmp_path)
     done = episodes_in(tmp_path)
-    assert result.spent.episodes == len(done) == 7
+    assert result.spent.episodes == len(done) == 6
     assert result.spent.falls == sum(log.info.terminated for log in done)
     assert result.spent.seconds == pytest.approx(sum(len(log.command) for log in done) * 0.008)
     assert {stage: len(r) for stage, r in result.stages.items()} == {
-        "gather": 3, "before": 2, "after": 2
+        "gather": 2, "before": 2, "after": 2
     }  # fmt: skip
     before, after = (np.array(result.stages[s]) for s in ("before", "after"))
     assert (result.accepted, result.reason) == by_return(before, after)
-    order = [log.info.z.value for log in sorted(done, key=lambda log: log.info.seed)][3:]
+    order = [log.info.z.value for log in sorted(done, key=lambda log: log.info.seed)][2:]
     assert order[0] == order[2] != order[1] == order[3]
-    assert all(log.info.excitation == (0.1 if log.info.seed < 5 else 0.0) for log in done)
+    assert all(log.info.excitation == (0.1 if log.info.seed < 4 else 0.0) for log in done)
 
 
 def test_a_budget_of_seconds_is_kept(trained, serving, tmp_path):
+    (tmp_path / "logs" / "gather").mkdir(parents=True)  # of an earlier adaptation: not read
+    (tmp_path / "logs" / "gather" / "old.npz").write_bytes(b"not a log")
     with serving(gap="worn", seed=3) as address:
         result = adapt(trained / "policy", address, episodes=5, seconds=2.0, out=tmp_path)
     assert 1.0 < result.spent.seconds <= 2.0 + 1e-9
+    (tmp_path / "logs" / "gather" / "old.npz").unlink()
     done = episodes_in(tmp_path)
     assert result.spent.episodes == len(done) <= 5
     assert sum(len(log.command) for log in done) * 0.008 == pytest.approx(result.spent.seconds)
@@ -242,43 +262,18 @@ def test_a_budget_that_leaves_nothing_to_compare_is_rolled_back(trained, serving
     assert result.spent.seconds <= 0.5 + 1e-9
 
 
-def test_adapting_again_does_not_read_the_logs_of_before(trained, logs, serving, tmp_path):
-    """Logs of another robot lie where the last adaptation left its own."""
-    (tmp_path / "logs" / "gather").mkdir(parents=True)
-    for log in logs.glob("*.npz"):
-        (tmp_path / "logs" / "gather" / log.name).write_bytes(b"not a log")
-    with serving() as address:
-        result = adapt(trained / "policy", address, episodes=3, seconds=1.5, out=tmp_path)
-    assert result.spent.episodes <= 3
-
-
-def test_the_command_line_answers_no_with_status_0(trained, refused, logs, tmp_path, capsys):
+def test_the_command_line_answers_no_with_status_0(refused):
     """Rolled back is an answer, not an error."""
-    words = ["adapt", str(refused / "policy"), str(logs), "--out", str(tmp_path / "out"), "--json"]
-    assert main(words) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["accepted"] is False
-    assert said["context"]["motor_strength"] == 1.0
+    record = json.loads((refused / "record.json").read_text())
+    assert record["status"] == 0
+    assert json.loads(record["said"]) == verdict(refused)
 
 
-def test_the_adapting_process_never_opens_the_gap(trained, tmp_path):
+def test_the_adapting_process_never_opens_the_gap(refused):
     """What the robot's physics is stands in one file; another process reads it."""
-    opened: list[str] = []
-    listening = [True]
-
-    def listen(event: str, arguments: tuple[object, ...]) -> None:
-        if listening[0] and event == "open":
-            opened.append(str(arguments[0]))
-
-    sys.addaudithook(listen)
-    try:
-        adapt(trained / "policy", "hopper/worn", episodes=3, seconds=1.5, out=tmp_path)
-        of_adapt = [name for name in opened if name.endswith("worn.yaml")]
-        Robot.load("hopper").gap("worn")
-    finally:
-        listening[0] = False
-    assert not of_adapt
-    assert [name for name in opened if name.endswith("worn.yaml")]  # it would have been heard
+    opened = json.loads((refused / "record.json").read_text())["opened"]
+    assert [name for name in opened if name.endswith("env.yaml")]
+    assert not [name for name in opened if "worn" in name]
 
 
 # Search
@@ -294,7 +289,7 @@ def test_search_finds_the_top_of_a_bowl(hopper):
     found, returns = search(bowl(hopper, best), hopper.space, episodes=200)
     assert len(returns) == 200
     assert bowl(hopper, best)(found) == max(returns) > 99
-    np.testing.assert_allclose(found, best, atol=0.1 * (hopper.space.high - hopper.space.low))
+    assert (np.abs(found - best) < 0.1 * (hopper.space.high - hopper.space.low)).all()
 
 
 @pytest.mark.parametrize("episodes", [1, 2, 5, 9])

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from sim2real.dynamics.distribution import Distribution
-from sim2real.simulation.gap import CommandPath, Disturbance, Gap, Noise, ObservationPath, sample
+from sim2real.simulation.gap import Gap, sample
 from sim2real.simulation.gymnasium_robot import GymnasiumRobot
+from sim2real.simulation.reality import Reality
 from sim2real.simulation.robot import Robot
 from sim2real.types import Array, InputError, Step
 
@@ -103,7 +104,6 @@ class GymnasiumWorlds:
         self.starts: list[GymnasiumStart | None] = [None] * B
         self.xi = np.tile(self.space.nominal, (B, 1))  # (B, K)
         self._written = self.xi.copy()
-        self._told = np.zeros((B, self.obs_size))
         self._reset_infos: list[dict[str, Any]] = [{} for _ in range(B)]
         self.latency_note = ""
         """What became of the gap's latency; empty without one."""
@@ -128,16 +128,16 @@ class GymnasiumWorlds:
         self._delay = np.floor(milliseconds / 1000 / self.control_period + 0.5).astype(int)
         self._queue = np.zeros((self._delay.max() + 1, B, len(self.action_low)))  # newest first
         self.latency_note = self._describe_latency(milliseconds)
-        self._command_path = self._observation_path = self._push = self._noise = None
+        self._reality: Reality | None = None
         if gap != Gap(description=gap.description, xi=gap.xi):
             low, high = self.action_low, self.action_high
             dof = np.zeros(len(low), int)
             if gap.actuators.stiction != 0.0:
                 dof = self.model.jnt_dofadr[self.model.actuator_trnid[:, 0]]
-            self._noise = Noise(B, 2 * self.obs_size, 5)
-            self._command_path = CommandPath(gap, robots, self.robot.actuators, low, high, dof)
-            self._observation_path = ObservationPath(gap, robots, self.terms, self.control_period)
-            self._push = Disturbance(gap, robots, self.control_period)
+            self._reality = Reality(
+                gap, robots, actuators=self.robot.actuators, low=low, high=high, dof=dof,
+                terms=self.terms, control_period=self.control_period,
+            )  # fmt: skip
 
     def seed_world(self, world: int, seed: int) -> None:
         """Restarts the streams of one world's environment, as `reset(seed=...)` of it would, of
@@ -185,18 +185,8 @@ class GymnasiumWorlds:
         self.data["last_action"][index] = 0.0
         self._queue[:, index] = 0.0
         obs = self._observe()
-        if self._noise is not None:
-            assert self._command_path is not None
-            assert self._observation_path is not None
-            seeds = [s.noise for s in starts]
-            self._noise.restart(index, seeds)
-            first = [np.random.default_rng(np.random.SeedSequence([*s, 0])) for s in seeds]
-            normal = np.stack([rng.standard_normal(self.obs_size) for rng in first])
-            self._command_path.reset(index)
-            told = self._observation_path.reset(index, obs[index], normal, normal)
-            obs = self._told.copy()
-            obs[index] = told
-            self._told = obs
+        if self._reality is not None:
+            obs = self._reality.reset(index, [s.noise for s in starts], obs)
         return obs
 
     def reset_info(self) -> dict[str, Array]:
@@ -228,25 +218,20 @@ class GymnasiumWorlds:
                 f"the action has shape {action.shape}; {self.robot.name} with {self.num_worlds} "
                 f"worlds takes {(self.num_worlds, len(self.action_low))}"
             )
-        ctrl, noise = action, None
-        if self._noise is not None:
-            assert self._command_path is not None
-            assert self._push is not None
-            noise = self._noise.next()
-            ctrl = self._command_path(action, self.data["qvel"], noise[1][:, 0])
+        ctrl = action
+        if self._reality is not None:
+            ctrl, push = self._reality.act(action, self.data["qvel"])
             self._queue = np.roll(self._queue, 1, axis=0)
             self._queue[0] = ctrl
             ctrl = self._queue[self._delay, np.arange(self.num_worlds)].astype(action.dtype)
-            push = self._push(noise[1][:, 1:3])
             for i in np.flatnonzero(push):
                 self._bare[i].data.qvel[0] += push[i]
         results = self._step_all(ctrl)
         self.data["last_action"][:] = action
         self.ticks += 1
         obs = self._observe()
-        if noise is not None:
-            assert self._observation_path is not None
-            obs = self._told = self._observation_path(obs, noise[0], noise[1][:, 3:5])
+        if self._reality is not None:
+            obs = self._reality.observe(obs)
         reward, terminated, truncated, infos = zip(*results, strict=True)
         return Step(
             obs, np.array(reward), np.array(terminated, bool), np.array(truncated, bool), obs,

@@ -10,7 +10,8 @@ import numpy as np
 
 from sim2real.dynamics.distribution import Distribution
 from sim2real.simulation.engine import make_engine
-from sim2real.simulation.gap import CommandPath, Disturbance, Gap, Noise, ObservationPath, sample
+from sim2real.simulation.gap import Gap, sample
+from sim2real.simulation.reality import Reality
 from sim2real.simulation.robot import MjcfRobot, Robot
 from sim2real.simulation.terms import Term
 from sim2real.types import Array, InputError, Step
@@ -93,7 +94,6 @@ class Worlds:
         self.xi = np.repeat(self.space.nominal[None], B, axis=0)  # (B, K)
         self._written = self.xi.copy()
         self._pinned = np.full((B, self.space.K), np.nan)  # ξ that the gap decides
-        self._told = np.zeros((B, self.obs_size))
         self.seed(seed)
 
     def seed(self, seed: int) -> None:
@@ -114,19 +114,15 @@ class Worlds:
             delay = [p.field == "actuator_delay" for p in self.space.parameters].index(True)
             self._pinned[:, delay] = sample(gap.latency.action_ms, robots)
         self._lag = np.maximum(sample(gap.actuators.lag_ms, robots) / 1000, 1e-9)
-        self._command_path = self._observation_path = self._push = self._noise = None
-        bare = Gap(description=gap.description, xi=gap.xi)
-        if gap != bare:
+        self._reality: Reality | None = None
+        if gap != Gap(description=gap.description, xi=gap.xi):
+            driven = gap.actuators.stiction != 0.0
             low, high = self.action_low, self.action_high
-            dof = (
-                _driven_dof(self.robot)
-                if gap.actuators.stiction != 0.0
-                else np.zeros(len(low), int)
-            )
-            self._noise = Noise(B, 2 * self.obs_size, 5)
-            self._command_path = CommandPath(gap, robots, self.robot.actuators, low, high, dof)
-            self._observation_path = ObservationPath(gap, robots, self.terms, self.control_period)
-            self._push = Disturbance(gap, robots, self.control_period)
+            self._reality = Reality(
+                gap, robots, actuators=self.robot.actuators, low=low, high=high,
+                dof=_driven_dof(self.robot) if driven else np.zeros(len(low), int),
+                terms=self.terms, control_period=self.control_period,
+            )  # fmt: skip
         if gap.lag:
             prm = np.tile(self.model.actuator_dynprm, (B, 1, 1))
             prm[:, :, 0] = self._lag[:, None]
@@ -174,18 +170,9 @@ class Worlds:
         self.episodes[index] += 1
         self.ticks[index] = 0
         obs = self._observe()
-        if self._noise is not None:
-            assert self._command_path is not None
-            assert self._observation_path is not None
+        if self._reality is not None:
             seeds = [s.noise for s in (self.starts[i] for i in index) if s is not None]
-            self._noise.restart(index, seeds)
-            first = [np.random.default_rng(np.random.SeedSequence([*s, 0])) for s in seeds]
-            normal = np.stack([rng.standard_normal(self.obs_size) for rng in first])
-            self._command_path.reset(index)
-            told = self._observation_path.reset(index, obs[index], normal, normal)
-            obs = self._told.copy()
-            obs[index] = told
-            self._told = obs
+            obs = self._reality.reset(index, seeds, obs)
         return obs
 
     def reset_info(self) -> dict[str, Array]:
@@ -226,13 +213,10 @@ class Worlds:
             )
         data = self.data
         before = self.task.before(data)
-        ctrl, noise = action, None
-        if self._noise is not None:
-            assert self._command_path is not None
-            assert self._push is not None
-            noise = self._noise.next()
-            ctrl = self._command_path(action, data["qvel"], noise[1][:, 0])
-            data["qvel"][:, 0] += self._push(noise[1][:, 1:3])
+        ctrl = action
+        if self._reality is not None:
+            ctrl, push = self._reality.act(action, data["qvel"])
+            data["qvel"][:, 0] += push
         self._engine.step(ctrl, self.robot.config.frame_skip)
         data["last_action"][:] = action
         reward, info = self.task.reward(data, before, action, self.control_period)
@@ -240,9 +224,8 @@ class Worlds:
         self.ticks += 1
         truncated = self.ticks >= self.task.episode_steps
         obs = self._observe()
-        if noise is not None:
-            assert self._observation_path is not None
-            obs = self._told = self._observation_path(obs, noise[0], noise[1][:, 3:5])
+        if self._reality is not None:
+            obs = self._reality.observe(obs)
         return Step(obs, reward, terminated, truncated, obs, info)
 
     def _observe(self) -> Array:

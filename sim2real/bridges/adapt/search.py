@@ -33,7 +33,7 @@ def search(
     optimizer = cmaes.CMA(
         mean=np.clip((nominal - low) / width, 0.0, 1.0), sigma=0.25, seed=seed,
         bounds=np.tile([0.0, 1.0], (K, 1)),
-        population_size=max(2, min(4 + int(3 * np.log(K)), episodes)),
+        population_size=max(4, min(4 + int(3 * np.log(K)), episodes)),
     )  # fmt: skip
     tried: list[tuple[Array, float]] = []
     generation: list[tuple[Array, float]] = []

@@ -1,0 +1,195 @@
+"""The command line: what stands on standard output, and the exit status."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sim2real
+from sim2real import cli
+from sim2real.cli import main
+from sim2real.types import SafetyStop
+
+
+def refuse(constant: str) -> Any:
+    raise AssertionError(f"{constant} is not JSON")
+
+
+@pytest.fixture
+def answer(capfd):
+    """answer(*words, status=0): the one JSON object that stands on standard output."""
+
+    def answer(*words: object, status: int = 0) -> dict[str, Any]:
+        capfd.readouterr()
+        given = main([str(word) for word in (*words, "--json")])
+        out, err = capfd.readouterr()
+        assert given == status, err
+        assert "Traceback" not in err
+        assert len(out.splitlines()) == 1, out
+        figures = json.loads(out, parse_constant=refuse)
+        assert isinstance(figures, dict)
+        return figures
+
+    return answer
+
+
+# One JSON object and nothing else
+
+
+def test_list(answer):
+    figures = answer("list")
+    assert "hopper" in figures["robots"]
+    assert {"mild", "worn", "unseen"} <= set(figures["robots"]["hopper"])
+    assert "hopper-context" in figures["recipes"]
+
+
+def test_evaluate(answer, trained):
+    figures = answer("evaluate", trained / "policy", "--gap", "worn", "--episodes", 3)
+    assert figures["low"] <= figures["return"] <= figures["high"]
+    assert (figures["env"], figures["gap"], figures["context"]) == ("hopper", "worn", "nominal")
+    assert len(figures["returns"]) == 3
+    told = answer("evaluate", trained / "policy", "--gap", "worn", "--episodes", 3,
+                  "--context", "true")  # fmt: skip
+    assert told["context"] == "true"
+    heavy = answer("evaluate", trained / "policy", "--xi", "torso_mass=1.7", "--episodes", 2)
+    assert heavy["episodes"] == 2
+
+
+def test_evaluate_on_a_grid_with_its_picture(answer, trained, tmp_path):
+    figures = answer("evaluate", trained / "policy", "--grid", "torso_mass",
+                     "--picture", tmp_path / "map.png")  # fmt: skip
+    assert figures["parameters"] == ["torso_mass"]
+    assert len(figures["values"][0]) == len(figures["mean"])
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_identify(answer, logs, tmp_path):
+    out = tmp_path / "posterior.json"
+    figures = answer("identify", sorted(logs.glob("*.npz"))[0], "--env", "hopper", "--out", out)
+    assert [p["name"] for p in figures["parameters"]] == json.loads(out.read_text())["names"]
+    assert {"mean", "std", "unit", "revealed"} <= set(figures["parameters"][0])
+
+
+def test_export_and_verify(answer, trained, tmp_path):
+    figures = answer("export", trained / "policy", "--out", tmp_path / "artifact")
+    assert figures["parity"] <= 1e-5
+    assert figures["ticks"] >= 200
+    verified = answer("verify", tmp_path / "artifact")
+    assert verified["ok"] is True
+    assert all(check["ok"] for check in verified["checks"])
+
+
+def test_verify_says_no_with_status_1(answer, trained, tmp_path, capsys):
+    shutil.copytree(trained / "artifact", tmp_path / "artifact")
+    file = tmp_path / "artifact" / "golden.npz"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+    refused = answer("verify", tmp_path / "artifact", status=1)
+    assert refused["ok"] is False
+    (wrong,) = (check for check in refused["checks"] if not check["ok"])
+    assert "golden.npz" in wrong["sentence"]
+    assert main(["verify", str(tmp_path / "artifact")]) == 1
+    assert "NO  hashes: golden.npz" in capsys.readouterr().out
+
+
+def test_run(answer, trained, serving, tmp_path):
+    with serving(gap="mild") as address:
+        words = ("run", trained / "artifact", "--robot", address, "--episodes", 2)
+        figures = answer(*words, "--log", tmp_path / "logs")
+    assert len(figures["episodes"]) == 2
+    assert figures["stopped"] is None
+    assert figures["latency"]["missed"] == 0
+    assert figures["latency"]["lateness"] is None  # in lockstep nothing is late
+    assert len(list((tmp_path / "logs").glob("*.npz"))) == 2
+
+
+@pytest.mark.parametrize("command", ["demo", "adapt"])
+def test_the_long_commands_take_json_too(command):
+    """They are run elsewhere; here, that the option is known."""
+    words = {"demo": [], "adapt": ["policy", "hopper/worn"]}[command]
+    assert cli._parser().parse_args([command, *words, "--json"]).json is True
+
+
+# Status 3
+
+
+def test_a_safety_stop_is_status_3(capsys, monkeypatch):
+    def stop(arguments: Any) -> int:
+        raise SafetyStop("not finite: observation term 'pitch' gave nan at place 0")
+
+    monkeypatch.setattr(cli, "list_", stop)  # a stop in `run` is in test_bad_input.py
+    assert main(["list"]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        "sim2real: stopped for safety: not finite: observation term 'pitch' gave nan at place 0\n"
+    )
+
+
+# For people
+
+
+def test_tables_for_people(trained, serving, tmp_path, capsys):
+    assert main(["list"]) == 0
+    assert "worn" in capsys.readouterr().out
+    assert main(["evaluate", str(trained / "policy"), "--episodes", "2"]) == 0
+    assert "return [95 %]" in capsys.readouterr().out
+    with serving(realtime=True) as address:
+        words = ["--robot", address, "--seconds", "0.2", "--log", str(tmp_path)]
+        assert main(["run", str(trained / "artifact"), *words]) == 0
+    out = capsys.readouterr().out
+    for word in ("p50", "p99.9", "inference", "reaction", "lateness", "missed deadlines: "):
+        assert word in out
+    assert main(["verify", str(trained / "artifact")]) == 0
+    assert "ok  replay" in capsys.readouterr().out
+
+
+def test_train_says_what_comes_next(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sets = ["steps=64", "worlds=2", "threads=1", "learner.network=[4]",
+            "learner.settings={n_steps: 32, batch_size: 64}"]  # fmt: skip
+    words = [word for value in sets for word in ("--set", value)]
+    assert main(["train", "hopper-nominal", *words, "--seed", "5"]) == 0
+    out = capsys.readouterr().out
+    run = "runs/hopper-nominal"
+    assert out == f"The policy is in {run}; next: sim2real export {run}\n"
+    assert "seed: 5" in (tmp_path / run / "recipe.yaml").read_text()
+    assert sim2real.load(run).spec.name == "hopper-nominal"
+
+
+def test_serve_says_where_it_listens_and_ends_when_asked():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sim2real", "serve", "hopper", "--gap", "mild", "--port", "0"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    assert line.startswith("hopper in lockstep, listening on 127.0.0.1:")
+    assert (process.returncode, out, err) == (0, "", "")
+
+
+@pytest.mark.parametrize("command", [
+    "demo", "list", "train", "evaluate", "identify", "adapt", "export", "verify", "serve", "run"
+])  # fmt: skip
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"sim2real {command}" in capsys.readouterr().out
+
+
+def test_paths_may_be_relative_and_the_folder_elsewhere(trained, tmp_path, monkeypatch, answer):
+    shutil.copytree(trained / "policy", tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    assert answer("export", "mine")["artifact"] == "mine/artifact"
+    assert Path("mine/artifact/policy.onnx").is_file()
