@@ -154,7 +154,7 @@ def test_tables_for_people(trained, serving, tmp_path, capsys):
 
 def test_train_says_what_comes_next(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    sets = ["steps=64", "worlds=2", "threads=1", "learner.network=[4]",
+    sets = ["distill=null", "steps=64", "worlds=2", "threads=1", "learner.network=[4]",
             "learner.settings={n_steps: 32, batch_size: 64}"]  # fmt: skip
     words = [word for value in sets for word in ("--set", value)]
     assert main(["train", "hopper-nominal", *words, "--seed", "5"]) == 0

@@ -65,3 +65,11 @@ def test_benchmark_runs(
     assert "| EnvPool | not installed: " in out
     for name in names:
         assert f"| {name} |" in out
+
+
+def test_a_part_of_the_benchmark_runs_alone(bench: ModuleType) -> None:
+    words = ["halfcheetah", "--rounds", "1", "--seconds", "0.01", "--against", "engine"]
+    result = bench.bench("halfcheetah", bench.parse(words))
+    assert result.peers == []
+    assert result.worlds == {}
+    assert result.engine is not None

@@ -377,9 +377,8 @@ def bench(name: str, options: argparse.Namespace) -> Result:
         }
         result = Result(name, base.made / max(1, base.episodes), row, missing=missing)
         result.peers = [r for key, r in rows.items() if key in PEERS]
-        result.worlds = {B: rows[str(B)] if B != WORLDS else row for B in options.worlds}
-        if "worlds" not in against:
-            result.worlds = {}
+        if "worlds" in against:
+            result.worlds = {B: rows.get(str(B), row) for B in options.worlds}
         if "engine" in against:
             pair = [
                 timed(physics(robot, kind, WORLDS, threads, options.chunk), seconds)

@@ -46,7 +46,7 @@ def returns(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("policy")
     parser.add_argument(
         "--reference", action="append", default=[], metavar="NAME=FOLDER",

@@ -141,7 +141,7 @@ def _cost(error: Array, scale: Array, length: int, *, held_out: bool) -> Array:
     w = _windows(error, length) / scale
     rho = 0.5 * (NU + 1) * np.log1p(w**2 / NU) + np.log(scale)
     per_window = _nanmean(rho)
-    mine = (np.arange(w.shape[2]) % HELD_OUT == HELD_OUT - 1) == held_out
+    mine = _held_out(w.shape[2]) == held_out
     return np.nansum(per_window[:, :, mine], axis=(1, 2, 3))
 
 
@@ -154,10 +154,14 @@ def _nanmean(rho: Array) -> Array:
 
 
 def _window_counts(error: Array, length: int) -> tuple[int, int]:
-    w = np.isfinite(_windows(error[:1], length)).all(axis=(3, 4))[0]  # (E, W)
-    held = np.flatnonzero(np.arange(w.shape[1]) % HELD_OUT == HELD_OUT - 1)
-    kept = int(w[:, held].sum())
-    return int(w.sum()) - kept, kept
+    whole: Array = np.isfinite(_windows(error[:1], length)).all(axis=(3, 4))[0]  # (E, W)
+    kept = int(whole[:, _held_out(whole.shape[1])].sum())
+    return int(whole.sum()) - kept, kept
+
+
+def _held_out(windows: int) -> Array:
+    """(W,) bool: the windows that the fit does not see."""
+    return np.arange(windows) % HELD_OUT == HELD_OUT - 1
 
 
 def _largest_step(log_p: Array, left: float) -> float:

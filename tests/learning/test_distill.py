@@ -63,16 +63,17 @@ def test_a_student_becomes_its_teacher_as_far_as_it_sees_what_the_teacher_sees()
 
 
 def test_a_recipe_with_a_told_teacher_gives_a_policy_that_is_told_nothing(tmp_path) -> None:
+    distilled = {"teacher": ["v5"], "steps": 600, "told": True}
     given = {
         **RECIPE, "observe": "measured", "history": 2, "steps": 600, "worlds": 8,
         "learner": {"settings": {"n_steps": 32, "batch_size": 64}},
-        "distill": {"teacher": ["v5"], "steps": 600, "told": True},
+        "distill": distilled,
     }  # fmt: skip
     policy = train(given, out=tmp_path / "a")
     teacher = Policy.load(tmp_path / "a" / "teacher")
     assert policy.z_names == ("history",)
     assert teacher.z_names == ("context",)
-    again = {**given, "distill": {**given["distill"], "trained": str(tmp_path / "a" / "teacher")}}
+    again = {**given, "distill": {**distilled, "trained": str(tmp_path / "a" / "teacher")}}
     same = train(again, out=tmp_path / "b")
     for a, b in zip(policy.parameters(), same.parameters(), strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
