@@ -25,11 +25,12 @@ from sim2real.deploy.robots.udp import UdpRobot
 from sim2real.deploy.safety import Wiring
 from sim2real.dynamics.distribution import Distribution
 from sim2real.evaluate import observation_names, play
-from sim2real.export import export
+from sim2real.export import build_contract, check_terms, export
 from sim2real.identification.identify import read_trajectories
 from sim2real.identification.posterior import Posterior
 from sim2real.identification.windows import Trajectory
 from sim2real.policy.policy import Policy
+from sim2real.record import record
 from sim2real.serve import served
 from sim2real.simulation.robot import Robot
 from sim2real.simulation.worlds import Worlds
@@ -160,8 +161,11 @@ def adapt(
             result = _from_logs(policy, robot, artifact, trajectories, falls, seed, report)
         else:
             with address_of(target, seed) as where, closing(UdpRobot(*where)) as connection:
-                artifact = export(policy, out / "artifact")
-                Wiring.join(artifact.contract, connection.describe())
+                check_terms(policy.spec)
+                recorded = record(policy, robot)
+                contract = build_contract(policy.spec, recorded)
+                Wiring.join(contract, connection.describe())  # another robot: nothing is written
+                artifact = export(policy, out / "artifact", recorded)
                 session = _Session(
                     policy, robot, artifact, connection, out, seed, seconds, excitation
                 )

@@ -1,4 +1,5 @@
-"""The command line: what stands on standard output, and the exit status."""
+"""The command line: what stands on standard output, and the exit status. Status 2 and 3 are in
+test_bad_input.py."""
 
 from __future__ import annotations
 
@@ -15,7 +16,6 @@ import pytest
 import sim2real
 from sim2real import cli
 from sim2real.cli import main
-from sim2real.types import SafetyStop
 
 
 def refuse(constant: str) -> Any:
@@ -86,7 +86,7 @@ def test_export_and_verify(answer, trained, tmp_path):
     assert all(check["ok"] for check in verified["checks"])
 
 
-def test_verify_says_no_with_status_1(answer, trained, tmp_path, capsys):
+def test_verify_says_no_with_status_1(answer, trained, tmp_path, capfd):
     shutil.copytree(trained / "artifact", tmp_path / "artifact")
     file = tmp_path / "artifact" / "golden.npz"
     data = bytearray(file.read_bytes())
@@ -97,7 +97,7 @@ def test_verify_says_no_with_status_1(answer, trained, tmp_path, capsys):
     (wrong,) = (check for check in refused["checks"] if not check["ok"])
     assert "golden.npz" in wrong["sentence"]
     assert main(["verify", str(tmp_path / "artifact")]) == 1
-    assert "NO  hashes: golden.npz" in capsys.readouterr().out
+    assert "NO  hashes: golden.npz" in capfd.readouterr().out
 
 
 def test_run(answer, trained, serving, tmp_path):
@@ -116,22 +116,6 @@ def test_the_long_commands_take_json_too(command):
     """They are run elsewhere; here, that the option is known."""
     words = {"demo": [], "adapt": ["policy", "hopper/worn"]}[command]
     assert cli._parser().parse_args([command, *words, "--json"]).json is True
-
-
-# Status 3
-
-
-def test_a_safety_stop_is_status_3(capsys, monkeypatch):
-    def stop(arguments: Any) -> int:
-        raise SafetyStop("not finite: observation term 'pitch' gave nan at place 0")
-
-    monkeypatch.setattr(cli, "list_", stop)  # a stop in `run` is in test_bad_input.py
-    assert main(["list"]) == 3
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err == (
-        "sim2real: stopped for safety: not finite: observation term 'pitch' gave nan at place 0\n"
-    )
 
 
 # For people

@@ -103,7 +103,7 @@ class Uniform(Distribution):
         return self.low.size
 
     def sample(self, rng: np.random.Generator, n: int) -> Array:
-        return rng.uniform(self.low, self.high, (n, self.dim))
+        return self.low + (self.high - self.low) * rng.random((n, self.dim))
 
     def log_prob(self, x: ArrayLike) -> Array:
         x = self._rows(x)
@@ -342,7 +342,8 @@ class Product(Distribution):
         return sum(p.dim for p in self.parts)
 
     def sample(self, rng: np.random.Generator, n: int) -> Array:
-        return np.concatenate([np.empty((n, 0)), *(p.sample(rng, n) for p in self.parts)], axis=1)
+        parts = [p.sample(rng, n) for p in self.parts]
+        return parts[0] if len(parts) == 1 else np.concatenate([np.empty((n, 0)), *parts], axis=1)
 
     def log_prob(self, x: ArrayLike) -> Array:
         x = self._rows(x)

@@ -154,7 +154,7 @@ def _nanmean(rho: Array) -> Array:
 
 
 def _window_counts(error: Array, length: int) -> tuple[int, int]:
-    whole: Array = np.isfinite(_windows(error[:1], length)).all(axis=(3, 4))[0]  # (E, W)
+    whole: Array = np.all(np.isfinite(_windows(error, length)), axis=(3, 4))[0]  # (E, W)
     kept = int(whole[:, _held_out(whole.shape[1])].sum())
     return int(whole.sum()) - kept, kept
 

@@ -44,15 +44,14 @@ class WorldsVecEnv(VecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         step = self.worlds.step(self._action)
         done = step.terminated | step.truncated
-        infos = _rows(step.info, self.num_envs)
         timed_out = step.truncated & ~step.terminated
-        for info, flag in zip(infos, timed_out.tolist(), strict=True):
-            info["TimeLimit.truncated"] = flag
+        infos = _rows({**step.info, "TimeLimit.truncated": timed_out}, self.num_envs)
         if done.any():
-            fresh = _rows(self.worlds.reset_info(), self.num_envs)
-            for i in np.flatnonzero(done):
+            ended = np.flatnonzero(done)
+            fresh = {name: column[ended] for name, column in self.worlds.reset_info().items()}
+            for i, info in zip(ended.tolist(), _rows(fresh, len(ended)), strict=True):
                 infos[i]["terminal_observation"] = step.terminal_obs[i]
-                self.reset_infos[i] = fresh[i]
+                self.reset_infos[i] = info
         return step.obs, step.reward.astype(np.float32), done, infos
 
     def close(self) -> None:

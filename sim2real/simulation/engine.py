@@ -61,10 +61,13 @@ class MjbatchEngine(Engine):
         self.data = {n: self._batch.bind(n) for n in derived}
         self.data |= {n: self._batch.expand(n) for n in names if n not in derived}
         self._ctrl = self._batch.bind("ctrl")
+        self._expanded: dict[str, Array] = {}
 
     def set_model(self, worlds: Array, values: Mapping[str, Array], derive: bool) -> None:
         for field, value in values.items():
-            self._batch.expand(field)[worlds] = value
+            if field not in self._expanded:  # asking each time costs more than writing
+                self._expanded[field] = self._batch.expand(field)
+            self._expanded[field][worlds] = value
         if derive:
             self._batch.set_const(np.sort(worlds))
 
