@@ -274,7 +274,7 @@ class _Session:
         )  # fmt: skip
 
     def identify(self, episodes: int, report: progress.Report) -> Adaptation:
-        gather = max(1, min(round(EXPLORE * episodes), episodes - 2))
+        gather = max(1, min(round(EXPLORE * episodes), episodes - 4))
         before = self.before.value
         for k in range(gather):
             self.episode("gather", before, excitation=self.excitation, share=EXPLORE)
@@ -297,7 +297,7 @@ class _Session:
         return self._verdict(accepted, reason, z, rehearsal)
 
     def search(self, episodes: int, report: progress.Report) -> Adaptation:
-        pairs = max(1, episodes // 5)
+        pairs = max(min(2, (episodes - 1) // 2), episodes // 5)
         budget = episodes - 2 * pairs
 
         def try_context(context: Array) -> float:
@@ -349,10 +349,13 @@ class _Session:
 
 def by_return(before: Array, after: Array) -> tuple[bool, str]:
     """The gate where the target has a reward: (n,) and (m,) returns of alternating episodes. The
-    new context must win by more than the standard error of the difference."""
+    new context must win by more than the standard error of the difference, which two episodes of
+    each are the least to tell."""
+    if min(len(before), len(after)) < 2:
+        pair = f"return {before.mean():.0f} before, {after.mean():.0f} after"
+        return False, f"{pair}: one episode of each says nothing of chance; allow more episodes"
     gain = float(after.mean() - before.mean())
-    spread = np.array([x.var(ddof=1) / len(x) if len(x) > 1 else 0.0 for x in (before, after)])
-    error = float(np.sqrt(spread.sum()))
+    error = float(np.sqrt(sum(x.var(ddof=1) / len(x) for x in (before, after))))
     said = (
         f"return {before.mean():.0f} before, {after.mean():.0f} after, standard error {error:.0f}"
     )

@@ -107,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     p = _command(commands, adapt, "find the context of a target, and decide whether it helps")
     p.add_argument("policy", metavar="POLICY", help="folder of a trained policy")
     p.add_argument("target", metavar="TARGET", help="HOST:PORT, logs, or ENV/GAP")
+    p.add_argument("--env", help="the robot's folder, if it is not where the policy was trained")
     p.add_argument("--episodes", type=_positive, default=10)
     p.add_argument("--seconds", type=_seconds)
     p.add_argument("--engine", choices=["identify", "search"], default="identify")
@@ -116,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
 
     p = _command(commands, export, "write a policy as a verified ONNX artifact")
     p.add_argument("policy", metavar="POLICY", help="folder of a trained policy")
+    p.add_argument("--env", help="the robot's folder, if it is not where the policy was trained")
     p.add_argument("--out", help="folder of the artifact; default POLICY/artifact")
 
     p = _command(
@@ -279,41 +281,55 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
-    from sim2real.evaluate import evaluate, grid
+    from sim2real.evaluate import evaluate
     from sim2real.policy.policy import Policy
     from sim2real.simulation.robot import Robot
 
     policy = Policy.load(arguments.policy)
     robot = Robot.load(arguments.env or policy.spec.env)
-    if arguments.picture and not arguments.grid:
+    if arguments.grid is not None:
+        return _robustness(arguments, policy, robot)
+    if arguments.picture:
         raise InputError("--picture draws a robustness map: give --grid NAME or --grid NAME,NAME")
-    if arguments.grid and arguments.xi:
-        raise InputError("--xi and --grid both set the physics: give one of them")
-    if arguments.grid:
-        map_ = grid(
-            policy, robot, arguments.grid.split(","), gap=arguments.gap, seed=arguments.seed,
-            context=arguments.context,
-        )  # fmt: skip
-        if arguments.picture:
-            from sim2real.report import save_robustness
-
-            save_robustness(map_, Path(arguments.picture), robot)
-        figures = {
-            "parameters": list(map_.names), "values": [v.tolist() for v in map_.values],
-            "mean": map_.mean.tolist(),
-        }  # fmt: skip
-        _answer(arguments, figures, lambda: _print(json.dumps(figures)))
-        return DONE
     result = evaluate(
         policy, robot, gap=arguments.gap, xi=dict(arguments.xi) or None,
         episodes=arguments.episodes, seed=arguments.seed, context=arguments.context,
     )  # fmt: skip
-    columns = ["robot", "gap", "told", "return [95 %]", "falls", "seconds"]
+    given = " ".join(f"{name}={value:g}" for name, value in arguments.xi)
+    columns = ["robot", "gap", "ξ given", "told", "return [95 %]", "falls", "seconds"]
     row = [
-        result.env, result.gap, result.told, str(result.interval), str(int(result.falls.sum())),
-        f"{result.seconds.sum():.0f}",
+        result.env, result.gap, given, result.told, str(result.interval),
+        str(int(result.falls.sum())), f"{result.seconds.sum():.0f}",
     ]  # fmt: skip
-    _answer(arguments, result.to_dict(), lambda: _print(_table(columns, [row])))
+    figures = {**result.to_dict(), "seed": arguments.seed}
+    _answer(arguments, figures, lambda: _print(_table(columns, [row])))
+    return DONE
+
+
+def _robustness(arguments: argparse.Namespace, policy: Any, robot: Any) -> int:
+    from sim2real.evaluate import grid
+
+    if arguments.xi:
+        raise InputError("--xi and --grid both set the physics: give one of them")
+    axes = arguments.grid.split(",")
+    map_ = grid(
+        policy, robot, axes, gap=arguments.gap, seed=arguments.seed, context=arguments.context
+    )
+    if arguments.picture:
+        from sim2real.report import save_robustness
+
+        save_robustness(map_, Path(arguments.picture), robot)
+    figures = {
+        "parameters": list(map_.names), "values": [v.tolist() for v in map_.values],
+        "mean": map_.mean.tolist(),
+    }  # fmt: skip
+    mean = map_.mean.reshape(len(map_.values[0]), -1)  # one row a value of the first parameter
+    across = [f"{v:.3g}" for v in map_.values[1]] if len(axes) > 1 else ["return"]
+    rows = [
+        [f"{value:.3g}", *(f"{r:.0f}" for r in row)]
+        for value, row in zip(map_.values[0], mean, strict=True)
+    ]
+    _answer(arguments, figures, lambda: _print(_table([" \\ ".join(map_.names), *across], rows)))
     return DONE
 
 
@@ -344,7 +360,8 @@ def adapt(arguments: argparse.Namespace) -> int:
     from sim2real.adapt import adapt
 
     result = adapt(
-        arguments.policy, arguments.target, episodes=arguments.episodes, seconds=arguments.seconds,
+        _policy(arguments), arguments.target, episodes=arguments.episodes,
+        seconds=arguments.seconds,
         seed=arguments.seed, engine=arguments.engine, excitation=arguments.excitation,
         out=arguments.out,
     )  # fmt: skip
@@ -357,17 +374,33 @@ def adapt(arguments: argparse.Namespace) -> int:
             f"{'accepted' if result.accepted else 'not accepted, rolled back'}: {result.reason} "
             f"({spent.episodes} episodes, {spent.seconds:.1f} s, {spent.falls} falls)"
         )
+        if result.posterior is not None:
+            unknown = [r["name"] for r in result.posterior.summary() if not r["revealed"]]
+            if unknown:
+                print(f"the data cannot tell {', '.join(unknown)}: drawn towards the nominal")
 
     _answer(arguments, result.to_dict(), show)
     return DONE
 
 
+def _policy(arguments: argparse.Namespace) -> Any:
+    """The policy of a command, bound to the robot that --env names."""
+    from dataclasses import replace
+
+    from sim2real.policy.policy import Policy
+    from sim2real.simulation.robot import Robot
+
+    policy = Policy.load(arguments.policy)
+    if arguments.env:
+        policy.spec = replace(policy.spec, env=str(Robot.load(arguments.env).folder))
+    return policy
+
+
 def export(arguments: argparse.Namespace) -> int:
     from sim2real.export import export
-    from sim2real.policy.policy import Policy
 
     out = Path(arguments.out or Path(arguments.policy) / "artifact")
-    artifact = export(Policy.load(arguments.policy), out)
+    artifact = export(_policy(arguments), out)
     evidence = artifact.contract.evidence
     figures = {"artifact": str(out), "parity": evidence.parity, "ticks": evidence.ticks}
     said = f"{out}: verified, torch and onnxruntime agree to {evidence.parity:.1e}"
@@ -408,7 +441,13 @@ def serve(arguments: argparse.Namespace) -> int:
 def run(arguments: argparse.Namespace) -> int:
     from sim2real.deploy.controller import run
     from sim2real.deploy.robots import connect
+    from sim2real.deploy.verify import verify
 
+    verification = verify(arguments.artifact)
+    if not verification.ok:
+        said = f"{arguments.artifact} is not run: {verification.sentence}"
+        print(f"sim2real: {said}", file=sys.stderr)
+        return NO
     robot = connect(arguments.robot)
     try:
         result = run(

@@ -67,11 +67,12 @@ class Evaluation:
             "env": self.env, "gap": self.gap, "context": self.told, "episodes": len(self.returns),
             "return": mean, "low": low, "high": high, "falls": int(self.falls.sum()),
             "seconds": float(self.seconds.sum()), "returns": self.returns.tolist(),
+            "xi": self.xi.tolist(),
         }  # fmt: skip
 
 
 def evaluate(
-    policy: Policy,
+    policy: Policy | str | Path,
     env: str | Path | Robot | None = None,
     *,
     gap: str | Path | Gap | None = None,
@@ -83,6 +84,7 @@ def evaluate(
     """Runs `episodes` whole episodes, each on a simulated robot of its own, all at once.
 
     Args:
+        policy: a policy, or the folder of one.
         env: the robot; None is the one that the policy was trained for.
         gap: what reality does differently. Where it is a family, every episode is another robot.
         xi: physics by name, or (K,), or (episodes, K); it overrides the gap's.
@@ -92,9 +94,10 @@ def evaluate(
     Raises:
         InputError: the policy is for another robot, or a name does not exist.
     """
-    robot = (
-        env if isinstance(env, Robot) else Robot.load(env if env is not None else policy.spec.env)
-    )
+    policy = policy if isinstance(policy, Policy) else Policy.load(policy)
+    if episodes < 1:
+        raise InputError(f"episodes is {episodes}; it must be at least 1")
+    robot = env if isinstance(env, Robot) else Robot.load(policy.spec.env if env is None else env)
     names = observation_names(policy, robot)
     worlds = make_worlds(robot, episodes, gap=gap, observe=names, seed=seed)
     physics_ = None

@@ -342,7 +342,7 @@ def build_contract(spec: PolicySpec, recorded: Recording) -> c.Contract:
         versions={name: _version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")},
         files=dict.fromkeys(c.FILES, ""),
         graph="",
-        robot=spec.env,
+        robot=Path(spec.env).name,
         control_period=spec.control_period,
         max_observation_age=STALE_PERIODS * spec.control_period + spec.latency_ms[1] / 1000,
         observations=tuple(

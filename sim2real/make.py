@@ -46,6 +46,8 @@ def make_vec(
     """
     from sim2real.learning.vec_env import Parts, WorldsVecEnv
 
+    _whole("num_envs", num_envs, 1)
+    _whole("seed", seed, 0)
     if randomize not in ("uniform", "none"):
         raise InputError(
             f"randomize is '{randomize}'; it must be uniform or none"
@@ -78,6 +80,7 @@ def make_env(
     """
     from sim2real.learning.gym import WorldEnv
 
+    _whole("seed", seed, 0)
     robot = Robot.load(env)
     worlds = make_worlds(robot, 1, gap=gap, observe=observe, seed=seed, threads=1)
     return WorldEnv(worlds, None if xi is None else physics(robot, xi), render_mode)
@@ -86,8 +89,7 @@ def make_env(
 def physics(robot: Robot, xi: Mapping[str, float] | Array) -> Array:
     """(K,) from values by parameter name, the rest nominal."""
     if not isinstance(xi, Mapping):
-        robot.space.check(np.asarray(xi, float)[None])
-        return np.asarray(xi, float)
+        return robot.space.check(xi)
     full = np.array(robot.space.nominal, float)
     for name, value in xi.items():
         if name not in robot.space.names:
@@ -96,4 +98,9 @@ def physics(robot: Robot, xi: Mapping[str, float] | Array) -> Array:
                 f"the parameters are {', '.join(robot.space.names)}"
             )
         full[robot.space.names.index(name)] = value
-    return full
+    return robot.space.check(full)
+
+
+def _whole(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise InputError(f"{name} is {value!r}; it must be a whole number of at least {least}")

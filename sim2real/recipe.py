@@ -36,7 +36,7 @@ class Recipe:
 
     description: str
     env: str
-    """The robot: a name from envs/ or the path of a folder."""
+    """The robot: a name from envs/, or the path of a folder, from here or from the recipe's own."""
     randomize: Literal["none", "uniform"] | Uniform
     """Which physics the simulated worlds have."""
     correct: Literal["none"]
@@ -126,4 +126,8 @@ def read(
         name = path.parent.name if path.name == "recipe.yaml" else path.stem
         data = schema.load(path)
         result = schema.read(Recipe, schema.apply_overrides(data, overrides or []), str(path))
+        beside = path.parent / result.env
+        here = result.env in content.env_names() or Path(result.env).is_dir()
+        if beside.is_dir() and not here:
+            result = replace(result, env=str(beside))
     return name, result if seed is None else replace(result, seed=seed)

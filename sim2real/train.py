@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import shutil
@@ -26,7 +27,7 @@ from stable_baselines3.common.logger import (
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
-from sim2real import progress, schema
+from sim2real import content, progress, schema
 from sim2real.learning.distill import distill
 from sim2real.learning.learners import ALGORITHMS, build, to_policy, warm_up
 from sim2real.learning.vec_env import (
@@ -48,6 +49,8 @@ from sim2real.simulation.robot import Robot, Safety
 from sim2real.types import InputError
 
 STEPS = "time/total_timesteps"
+log = logging.getLogger(__name__)
+
 PACKAGES = ("torch", "mujoco", "mjbatch", "gymnasium", "stable-baselines3", "numpy", "onnxruntime")
 
 
@@ -231,10 +234,14 @@ def describe(name: str, robot: Robot, recipe: Recipe) -> PolicySpec:
     low, high = robot.command_range
     adapt = recipe.adaptation
     safety = robot.config.safety
-    if safety.tilt_term not in [t.name for t in terms]:  # the controller cannot watch it
+    if safety.tilt_term is not None and safety.tilt_term not in [t.name for t in terms]:
+        log.warning(
+            "policy '%s' does not see '%s': its controller cannot stop the robot when it tilts",
+            name, safety.tilt_term,
+        )  # fmt: skip
         safety = Safety()
     return PolicySpec(
-        name=name, env=recipe.env, terms=terms,
+        name=name, env=_lasting(robot), terms=terms,
         actuators=ActuatorSpec(robot.actuators, robot.config.command_unit,
                                tuple(map(float, low)), tuple(map(float, high))),
         control_period=robot.control_period, history=recipe.history,
@@ -246,6 +253,12 @@ def describe(name: str, robot: Robot, recipe: Recipe) -> PolicySpec:
         episodes=adapt.episodes if adapt is not None else 0,
         provenance={"seed": str(recipe.seed), "steps": str(recipe.steps), **versions()},
     )  # fmt: skip
+
+
+def _lasting(robot: Robot) -> str:
+    """A name that finds the robot again from any folder."""
+    shipped = robot.name in content.env_names() and content.env_folder(robot.name) == robot.folder
+    return robot.name if shipped else str(robot.folder.resolve())
 
 
 class _Run(BaseCallback):

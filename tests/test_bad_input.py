@@ -84,7 +84,7 @@ RECIPE: dict[str, Any] = {
     "threads": 1, "learner": {"network": [4], "settings": {"n_steps": 32, "batch_size": 64}},
 }  # fmt: skip
 
-BAD_RECIPES = {
+BAD_RECIPES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     # unknown keys
     "a key": ({"learer": {}}, ("learer", "did you mean 'learner'")),
     "a key inside": ({"learner": {"lerning_rate": 1e-3}}, ("lerning_rate", "learning_rate")),
@@ -131,8 +131,9 @@ def test_recipes(case, refused):
     changes, parts = BAD_RECIPES[case]
     recipe = dict(RECIPE)
     for key, value in changes.items():
-        inner = recipe.get(key)
-        recipe[key] = {**inner, **value} if isinstance(inner, dict) else value
+        inner: Any = recipe.get(key)
+        both = isinstance(inner, dict) and isinstance(value, dict)
+        recipe[key] = inner | value if both else value
     Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
     refused(["train", "recipe.yaml", "--out", "run"], parts)
 
@@ -313,7 +314,8 @@ def edit_log(edit: Edit) -> None:
         arrays = dict(data)
     said = json.loads(str(arrays["info"]))
     edit(said)
-    np.savez(file, **{**arrays, "info": np.array(json.dumps(said))})
+    arrays["info"] = np.array(json.dumps(said))
+    np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def edit_state(edit: Edit) -> None:

@@ -47,15 +47,15 @@ class Verification:
         return {"ok": self.ok, "checks": [c._asdict() for c in self.checks]}
 
 
-def verify(path: str | Path) -> Verification:
-    """Verify the artifact in the folder `path`.
+def verify(artifact: str | Path | Artifact) -> Verification:
+    """Verify an artifact: its folder, or one that is loaded, which is read again.
 
     A changed artifact is an answer (`ok` is False, and a sentence says what is wrong).
 
     Raises:
-        InputError: `path` is not a folder with a policy.onnx.
+        InputError: it is not a folder with a policy.onnx.
     """
-    folder = Path(path)
+    folder = artifact.folder if isinstance(artifact, Artifact) else Path(artifact)
     if not (folder / "policy.onnx").is_file():
         raise InputError(
             f"{folder} is not an artifact: no policy.onnx in it; `sim2real export POLICY` makes one"

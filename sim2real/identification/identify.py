@@ -52,7 +52,8 @@ def explain(
     one, each time as far as leaves an effective half of them. At every β they are resampled and
     moved once by random-walk Metropolis with their own covariance. The size of the prediction
     error is estimated along the way from the candidates that predict best. If `rounds` are used up
-    before β = 1, the posterior is the tempered one, wider than the truth.
+    before β = 1, the posterior is the tempered one, wider than the truth. At the end, parameters of
+    which the candidates claim more than the data say are drawn anew.
 
     Args:
         episodes: logged episodes of one robot.
@@ -97,6 +98,16 @@ def explain(
         scale = _scale(error, length, scale)
         round_ += 1
     report(rounds, {})
+    points = candidates // space.K
+    if points >= 3:
+        at = (np.arange(points) + 0.5) / points
+        grid = space.low + at[:, None] * (space.high - space.low)  # (points, K)
+        probe = np.tile(xi.mean(axis=0), (candidates, 1))
+        for k in range(space.K):
+            probe[k * points : (k + 1) * points, k] = grid[:, k]
+        log_p = -beta * _cost(observers(probe), scale, length, held_out=False)
+        log_p += prior.log_prob(probe)
+        xi = _widened(xi, grid, log_p[: points * space.K].reshape(space.K, points), rng)
     weights = np.full(candidates, 1.0 / candidates)
     mean = weights @ xi
     probe = np.tile(nominal, (candidates, 1))
@@ -113,6 +124,27 @@ def explain(
         log_likelihood_nominal=float(held_out[1] / kept) if kept else float("nan"),
         windows=used, residual=rms,
     )  # fmt: skip
+
+
+def _widened(xi: Array, grid: Array, log_p: Array, rng: np.random.Generator) -> Array:
+    """(N, K) candidates whose spread is not below what it is when all other parameters are known.
+
+    A few dozen candidates that are resampled a dozen times lose the spread of what the data do not
+    touch, and would claim to know it. The deviation of one parameter given the others is never
+    above its own, so where the candidates have less, that parameter is drawn anew.
+
+    Args:
+        grid: (G, K) values of each parameter, the middles of G equal cells of its range.
+        log_p: (K, G) log-density at them, the other parameters at the candidates' mean.
+    """
+    xi = xi.copy()
+    for k, (values, density) in enumerate(zip(grid.T, log_p, strict=True)):
+        weights, cell = _softmax(density), values[1] - values[0]
+        deviation = np.sqrt(weights @ (values - weights @ values) ** 2)
+        if deviation > max(cell, xi[:, k].std()):  # what is finer than the cells, they cannot show
+            drawn = rng.choice(values, len(xi), p=weights)
+            xi[:, k] = drawn + cell * (rng.random(len(xi)) - 0.5)
+    return xi
 
 
 def _windows(error: Array, length: int) -> Array:

@@ -296,6 +296,12 @@ class MjcfRobot(Robot):
                                    config.access, names, read)  # fmt: skip
             else:
                 terms[name] = resolve(name, config, model, where)
+        watched = self.config.safety.tilt_term
+        if watched is not None and watched not in terms:
+            raise InputError(
+                f"{self.where}: safety: tilt_term: no term '{watched}'{nearest(watched, terms)}; "
+                f"the terms are {', '.join(terms)}"
+            )
         return terms
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sim2real.identification.identify import (
     _largest_step,
     _softmax,
     _systematic,
+    _widened,
     explain,
     identify,
     read_trajectories,
@@ -26,7 +28,7 @@ TRUE = np.array([1.5, 1.6, 0.8, 0.75, 8.0])  # mass, damping, friction, strength
 MASS, DAMPING, FRICTION, STRENGTH, LATENCY = range(5)
 MEASURED = [n for n, t in HOPPER.terms.items() if t.access != "privileged"]
 EVERYTHING = [n for n in HOPPER.terms if n != "v5"]
-QUICK = {"candidates": 48, "rounds": 9}
+QUICK: dict[str, Any] = {"candidates": 48, "rounds": 9}
 
 
 def excited(xi=TRUE, *, terms=MEASURED, episodes=2, ticks=110, gain=0.8, seed=0):
@@ -108,7 +110,7 @@ def test_the_wrong_commands_explain_nothing(noisy):
 
 def test_what_the_data_cannot_tell_is_said():
     """No commands: neither the strength of the motors nor their latency leaves a trace."""
-    posterior = explain(HOPPER, excited(gain=0.0), candidates=32, rounds=6)
+    posterior = explain(HOPPER, excited(gain=0.0), **QUICK)
     assert not posterior.informed[[STRENGTH, LATENCY]].any()
     rows = {row["name"]: row for row in posterior.summary()}
     assert not rows["motor_strength"]["revealed"]
@@ -204,6 +206,24 @@ def test_the_tempering_step_leaves_an_effective_half():
 def test_the_tempering_step_is_all_that_is_left_where_the_data_say_little():
     assert _largest_step(np.zeros(10), 0.3) == 0.3
     assert _largest_step(np.linspace(0, 0.1, 10), 1.0) == 1.0
+
+
+def test_candidates_do_not_claim_more_than_the_data_say_and_keep_what_these_do_say():
+    rng = np.random.default_rng(0)
+    grid = np.tile((np.arange(12)[:, None] + 0.5) / 12, (1, 4))  # ranges 0 to 1
+    log_p = np.zeros((4, 12))
+    log_p[1] = -(((grid[:, 1] - 0.4) / 0.15) ** 2) / 2
+    log_p[2] = np.where(np.arange(12) == 5, 0.0, -1e4)
+    near = 0.45 + 0.01 * rng.standard_normal((4000, 4))
+    near[:, 3] = rng.random(4000)
+    after = _widened(near, grid, log_p, rng)
+    assert after[:, 0].std() == pytest.approx(np.sqrt(1 / 12), rel=0.03)  # the whole range
+    assert after[:, 0].min() > 0
+    assert after[:, 0].max() < 1
+    assert after[:, 1].mean() == pytest.approx(0.4, abs=0.01)
+    assert after[:, 1].std() == pytest.approx(0.15, rel=0.05)
+    np.testing.assert_array_equal(after[:, 2], near[:, 2])  # finer than the cells
+    assert after[:, 3].std() == pytest.approx(np.sqrt(1 / 12), rel=0.03)
 
 
 # The posterior
