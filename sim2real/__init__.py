@@ -58,7 +58,8 @@ def __getattr__(name: str) -> Any:
         if (error.name or "").partition(".")[0] == "sim2real":
             raise
         raise ImportError(
-            f'sim2real.{name} needs {error.name}: pip install "sim2real[train]"'
+            f'sim2real.{name} needs the extra train: pip install "sim2real[train]" '
+            f"({error.name} is missing)"
         ) from error
     value = module if name == "gym" else getattr(module, name)
     globals()[name] = value

@@ -283,7 +283,7 @@ class _Session:
         adapter = ContextAdapter(
             self.robot, seed=self.seed, report=lambda n, figures: report(20 + 4 * n, figures)
         )
-        z = adapter.adapt(self.before, logs)
+        z = within(self.policy, adapter.adapt(self.before, logs))
         assert z.posterior is not None
         rehearsal = rehearse(self.policy, self.robot, z, before, seed=self.seed)
         report(80, {"episodes": self.spent.episodes})
@@ -301,14 +301,15 @@ class _Session:
         budget = episodes - 2 * pairs
 
         def try_context(context: Array) -> float:
-            value = self.episode("search", context, share=budget / episodes)
+            allowed = within(self.policy, ContextState(context, None)).value
+            value = self.episode("search", allowed, share=budget / episodes)
             if value is None:
                 raise InputError("search needs a reward on the target; use identify")
             report(round(80 * self.spent.episodes / episodes), {"return": value})
             return value
 
         context, _ = search(try_context, self.robot.space, episodes=budget, seed=self.seed)
-        z = ContextState(context, None)
+        z = within(self.policy, ContextState(context, None))
         accepted, reason = self._gate(self.before.value, z, pairs, report)
         return self._verdict(accepted, reason, z, None)
 
@@ -345,6 +346,14 @@ class _Session:
             self.spent,
             self.stages,
         )
+
+
+def within(policy: Policy, z: ContextState) -> ContextState:
+    """z inside the ranges that the policy was trained on, which may be narrower than the robot's:
+    beyond them nobody knows what it does, and its artifact refuses them."""
+    low = [p.low for p in policy.spec.context]
+    high = [p.high for p in policy.spec.context]
+    return z._replace(value=np.clip(z.value, low, high))
 
 
 def by_return(before: Array, after: Array) -> tuple[bool, str]:
@@ -389,7 +398,7 @@ def _from_logs(
 ) -> Adaptation:  # fmt: skip
     adapter = ContextAdapter(robot, seed=seed, report=lambda n, figures: report(6 * n, figures))
     before = adapter.prior(np.random.default_rng(seed))
-    z = adapter.adapt(before, episodes)
+    z = within(policy, adapter.adapt(before, episodes))
     assert z.posterior is not None
     rehearsal = rehearse(policy, robot, z, before.value, seed=seed)
     accepted, reason = by_likelihood(z.posterior)

@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if package == "sim2real":
             raise
         print(
-            f'sim2real: this command needs {package}: pip install "sim2real[train]"',
+            'sim2real: this command needs the extra train: pip install "sim2real[train]" '
+            f"({package} is missing)",
             file=sys.stderr,
         )
         return WRONG
@@ -86,34 +87,39 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("policy", metavar="POLICY", help="folder of a trained policy")
     p.add_argument("--env", help="the robot, if not the policy's own")
     p.add_argument("--gap", help="a gap of the robot, or a gap file")
-    p.add_argument("--xi", action="append", default=[], metavar="NAME=VALUE", type=_assignment)
+    p.add_argument("--xi", action="append", default=[], metavar="NAME=VALUE", type=_assignment,
+                   help="physics, over the gap's; may be given several times")  # fmt: skip
     p.add_argument("--context", choices=["nominal", "true", "other"], default="nominal",
                    help="what the policy is told of ξ")  # fmt: skip
     p.add_argument(
         "--grid", metavar="NAME[,NAME]", help="robustness map over one or two parameters"
     )
     p.add_argument("--picture", help="where the robustness map is drawn (PNG)")
-    p.add_argument("--episodes", type=_positive, default=20)
-    p.add_argument("--seed", type=_seed, default=0)
+    p.add_argument("--episodes", type=_positive, default=20, help="default 20; not with --grid")
+    p.add_argument("--seed", type=_seed, default=0, help="of the episodes and the gap's robots")
 
     p = _command(commands, identify, "the physics that explain logs")
     p.add_argument(
         "logs", metavar="LOGS", nargs="+", help="logs of `sim2real run`, or their folders"
     )
     p.add_argument("--env", required=True, help="the robot that wrote them")
-    p.add_argument("--out", default="posterior.json")
-    p.add_argument("--seed", type=_seed, default=0)
+    p.add_argument("--out", default="posterior.json", help="default posterior.json, right here")
+    p.add_argument("--seed", type=_seed, default=0, help="of the search; default 0")
 
     p = _command(commands, adapt, "find the context of a target, and decide whether it helps")
     p.add_argument("policy", metavar="POLICY", help="folder of a trained policy")
     p.add_argument("target", metavar="TARGET", help="HOST:PORT, logs, or ENV/GAP")
     p.add_argument("--env", help="the robot's folder, if it is not where the policy was trained")
-    p.add_argument("--episodes", type=_positive, default=10)
-    p.add_argument("--seconds", type=_seconds)
-    p.add_argument("--engine", choices=["identify", "search"], default="identify")
-    p.add_argument("--excitation", type=_share, default=0.1)
-    p.add_argument("--out", help="default runs/POLICY-adapt")
-    p.add_argument("--seed", type=_seed, default=0)
+    p.add_argument("--episodes", type=_positive, default=10,
+                   help="robot episodes that may be used, at least 3; default 10")  # fmt: skip
+    p.add_argument("--seconds", type=_seconds, help="robot seconds that may be used")
+    p.add_argument("--engine", choices=["identify", "search"], default="identify",
+                   help="explain logs (default), or search for the best return")  # fmt: skip
+    p.add_argument("--excitation", type=_share, default=0.1,
+                   help="noise on commands while data is gathered, as a share of half their range; "
+                   "default 0.1")  # fmt: skip
+    p.add_argument("--out", help="default runs/NAME-adapt, of the policy's name")
+    p.add_argument("--seed", type=_seed, default=0, help="of everything drawn; default 0")
 
     p = _command(commands, export, "write a policy as a verified ONNX artifact")
     p.add_argument("policy", metavar="POLICY", help="folder of a trained policy")
@@ -123,24 +129,26 @@ def _parser() -> argparse.ArgumentParser:
     p = _command(
         commands, verify, "is this artifact what was exported, and does it compute it here?"
     )
-    p.add_argument("artifact", metavar="ARTIFACT")
+    p.add_argument("artifact", metavar="ARTIFACT", help="folder that `sim2real export` wrote")
 
     p = _command(commands, serve, "a simulated robot as a process, over UDP", json_=False)
-    p.add_argument("env", metavar="ENV")
-    p.add_argument("--gap")
-    p.add_argument("--port", type=_port, default=47800)
+    p.add_argument("env", metavar="ENV", help="a name from envs/, or the folder of a robot")
+    p.add_argument("--gap", help="a gap of the robot, or a gap file")
+    p.add_argument("--port", type=_port, default=47800, help="default 47800; 0 takes a free one")
     p.add_argument("--realtime", action="store_true", help="paced by the clock; else in lockstep")
-    p.add_argument("--seed", type=_seed, default=0)
+    p.add_argument("--seed", type=_seed, default=0, help="which robot, where the gap is a family")
 
     p = _command(commands, run, "drive a robot with an artifact")
-    p.add_argument("artifact", metavar="ARTIFACT")
-    p.add_argument("--robot", default="127.0.0.1:47800", metavar="HOST:PORT")
-    p.add_argument("--episodes", type=_positive)
-    p.add_argument("--seconds", type=_seconds)
+    p.add_argument("artifact", metavar="ARTIFACT", help="folder that `sim2real export` wrote")
+    p.add_argument("--robot", default="127.0.0.1:47800", metavar="HOST:PORT",
+                   help="where the robot is; default 127.0.0.1:47800")  # fmt: skip
+    p.add_argument("--episodes", type=_positive, help="at most so many; default 1")
+    p.add_argument("--seconds", type=_seconds, help="at most so much robot time, in all")
     p.add_argument("--z", help="the z.json of an adaptation")
-    p.add_argument("--excitation", type=_share, default=0.0)
-    p.add_argument("--log", default="runs/logs", help="folder for the logs")
-    p.add_argument("--seed", type=_seed, default=0)
+    p.add_argument("--excitation", type=_share, default=0.0,
+                   help="noise on commands, as a share of half their range; default 0")  # fmt: skip
+    p.add_argument("--log", default="runs/logs", help="folder for the logs; default runs/logs")
+    p.add_argument("--seed", type=_seed, default=0, help="episode k is reset with seed + k")
     return parser
 
 
@@ -149,7 +157,8 @@ class _Parser(argparse.ArgumentParser):
         if "invalid choice: '" in message and "choose from" in message:
             word = message.split("invalid choice: '")[1].split("'")[0]
             known = message.split("choose from ")[1].rstrip(")").replace("'", "").split(", ")
-            message += nearest(word, known)
+            what = message.split(": ")[0].removeprefix("argument ")
+            message = f"{what}: no '{word}'{nearest(word, known)}; it is one of {', '.join(known)}"
         print(f"sim2real: {message}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(WRONG)
 

@@ -15,6 +15,7 @@ from sim2real.policy.policy import Policy
 from sim2real.simulation.gap import Gap
 from sim2real.simulation.make import AnyWorlds, make_worlds
 from sim2real.simulation.robot import Robot
+from sim2real.simulation.terms import check_finite
 from sim2real.types import Array, InputError, nearest
 
 Told = Literal["nominal", "true", "other"] | Array
@@ -119,8 +120,14 @@ class Played(NamedTuple):
 
 
 def play(policy: Policy, worlds: AnyWorlds, obs: Array, context: Array | None) -> Played:
-    """One whole episode in every world, from worlds that have just been reset."""
+    """One whole episode in every world, from worlds that have just been reset.
+
+    Raises:
+        InputError: an observation or a reward is not finite.
+    """
     B = worlds.num_worlds
+    name, terms = worlds.robot.name, worlds.terms
+    check_finite(name, terms, obs)
     returns, ticks, falls = np.zeros(B), np.zeros(B, int), np.zeros(B, bool)
     xi = worlds.xi.copy()
     running = np.ones(B, bool)
@@ -133,7 +140,9 @@ def play(policy: Policy, worlds: AnyWorlds, obs: Array, context: Array | None) -
         while running.any():
             command, state = policy(torch.as_tensor(obs, dtype=torch.float32), state, reset)
             step = worlds.advance(command.numpy())
-            returns += np.where(running, step.reward, 0.0)
+            reward = np.where(running, step.reward, 0.0)
+            check_finite(name, terms, np.where(running[:, None], step.obs, 0.0), reward)
+            returns += reward
             ticks += running
             falls |= running & step.terminated
             running &= ~(step.terminated | step.truncated)

@@ -77,7 +77,8 @@ def train(
         overrides: `key=value` pairs that replace values of the recipe.
 
     Raises:
-        InputError: the recipe is wrong, or `out` already holds a run and `resume` is false.
+        InputError: the recipe is wrong, `out` already holds a run and `resume` is false, or no
+            checkpoint of it can be read.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
     """
     name, resolved = read(recipe, seed=seed, overrides=overrides)
@@ -90,18 +91,18 @@ def run(name: str, recipe: Recipe, out: Path, *, resume: bool, report: progress.
     """As `train`, for a recipe that has been read."""
     torch.set_num_threads(1)  # measured: two are several times slower on networks of this size
     _check_folder(out, recipe, resume)
-    last = _last_checkpoint(out) if resume else None
+    saved = _checkpoints(out) if resume else []
     robot = Robot.load(recipe.env)
     spec = describe(name, robot, recipe)  # before hours of training, not after
     if recipe.distill is None:
-        policy = learn(spec, robot, recipe, out, recipe, last, report)
+        policy = learn(spec, robot, recipe, out, recipe, saved, report)
     else:
         if recipe.distill.trained:
             teacher = Policy.load(recipe.distill.trained)
             _write_folder(out, recipe)
         else:
             taught = describe(f"{name}-teacher", robot, recipe.learned)
-            teacher = learn(taught, robot, recipe.learned, out, recipe, last, report)
+            teacher = learn(taught, robot, recipe.learned, out, recipe, saved, report)
             teacher.save(out / "teacher")
         policy = imitate(teacher, spec, robot, recipe, recipe.distill, report)
     policy.save(out)
@@ -109,32 +110,23 @@ def run(name: str, recipe: Recipe, out: Path, *, resume: bool, report: progress.
 
 
 def learn(
-    spec: PolicySpec, robot: Robot, recipe: Recipe, out: Path, written: Recipe, last: Path | None,
-    report: progress.Report,
+    spec: PolicySpec, robot: Robot, recipe: Recipe, out: Path, written: Recipe,
+    saved: Sequence[Path], report: progress.Report,
 ) -> Policy:  # fmt: skip
-    """Learning by reward, from the checkpoint `last` where there is one."""
-    done = int(last.name) if last is not None else 0
-    seed = recipe.seed if not done else _seed_after(recipe.seed, done)
-    envs = make_training_env(robot, recipe, seed=seed)
-    normalized: VecEnv = VecNormalize(envs.env, gamma=recipe.learner.gamma)
-    if last is not None:
-        normalized = VecNormalize.load(str(last / "normalize.pkl"), envs.env)
-        model: BaseAlgorithm = ALGORITHMS[recipe.learner.algorithm].load(
-            last / "model.zip", env=normalized, device="cpu"
-        )
-        model.set_random_seed(seed)  # loading has put back the seed of the beginning
-        if isinstance(model, OffPolicyAlgorithm):  # checkpoints hold no replay buffer: fill it
-            model.learning_starts = done + warm_up(recipe.learner, normalized)
-    else:
-        model = build(recipe.learner, normalized, recipe.seed)
+    """Learning by reward, from the last of the checkpoints `saved` where there are any.
+
+    Raises:
+        InputError: none of them can be read.
+    """
+    done, model, normalized = _begin(robot, recipe, saved)
     _write_folder(out, written)
-    log = out / "log"
-    log.mkdir(exist_ok=True)
+    curves = out / "log"
+    curves.mkdir(exist_ok=True)
     writers: list[KVWriter] = [
-        _Curve(log / "progress.csv", done),
-        TensorBoardOutputFormat(str(log)),
+        _Curve(curves / "progress.csv", done),
+        TensorBoardOutputFormat(str(curves)),
     ]
-    model.set_logger(Logger(str(log), writers))
+    model.set_logger(Logger(str(curves), writers))
     callback = _Run(recipe, out, report)
     try:
         if done < recipe.steps:  # else `learn` resets the worlds, and the normaliser counts that
@@ -146,8 +138,53 @@ def learn(
         raise
     finally:
         model.logger.close()
-    assert isinstance(normalized, VecNormalize)
     return to_policy(model, normalized, spec)
+
+
+class _Beginning(NamedTuple):
+    done: int
+    """Control steps so far."""
+    model: BaseAlgorithm
+    normalized: VecNormalize
+    """What it acts in."""
+
+
+def _begin(robot: Robot, recipe: Recipe, saved: Sequence[Path]) -> _Beginning:
+    """A new model, or that of the newest checkpoint that can be read."""
+    reasons: list[str] = []
+    for folder in reversed(saved):
+        try:
+            beginning = _load(robot, recipe, folder)
+        except InputError:
+            raise
+        except Exception as error:  # of zipfile, pickle, torch or Stable-Baselines3
+            reasons.append(f"{folder} cannot be read ({' '.join(str(error).split())})")
+        else:
+            if reasons:
+                log.warning("%s; going on from %s", "; ".join(reasons), folder)
+            return beginning
+    if reasons:
+        raise InputError(f"{'; '.join(reasons)}; begin anew with another --out")
+    env = VecNormalize(
+        make_training_env(robot, recipe, recipe.seed).env, gamma=recipe.learner.gamma
+    )
+    return _Beginning(0, build(recipe.learner, env, recipe.seed), env)
+
+
+def _load(robot: Robot, recipe: Recipe, folder: Path) -> _Beginning:
+    """From one checkpoint, in worlds of their own."""
+    done = int(folder.name)
+    seed = _seed_after(recipe.seed, done) if done else recipe.seed
+    env = VecNormalize.load(
+        str(folder / "normalize.pkl"), make_training_env(robot, recipe, seed).env
+    )
+    model: BaseAlgorithm = ALGORITHMS[recipe.learner.algorithm].load(
+        folder / "model.zip", env=env, device="cpu"
+    )
+    model.set_random_seed(seed)  # loading has put back the seed of the beginning
+    if isinstance(model, OffPolicyAlgorithm):  # checkpoints hold no replay buffer: fill it
+        model.learning_starts = done + warm_up(recipe.learner, env)
+    return _Beginning(done, model, env)
 
 
 def imitate(
@@ -315,11 +352,6 @@ class _Run(BaseCallback):
 def _checkpoints(out: Path) -> list[Path]:
     folder = out / "checkpoints"
     return sorted(p for p in folder.glob("[0-9]*") if p.is_dir()) if folder.is_dir() else []
-
-
-def _last_checkpoint(out: Path) -> Path | None:
-    found = _checkpoints(out)
-    return found[-1] if found else None
 
 
 class _Curve(CSVOutputFormat):

@@ -20,7 +20,7 @@ PROMISED = {
     "make_env": "(env, *, gap=None, xi=None, observe=None, seed=0)",
     "make_vec": "(env, num_envs, *, randomize='uniform', gap=None, observe=None, seed=0)",
     "train": "(recipe, *, out=None, seed=None, overrides=None)",
-    "verify": "(path)",
+    "verify": "(artifact)",
 }
 ADDED = {
     "adapt": {"engine": "identify", "excitation": 0.1, "out": None},
@@ -114,7 +114,8 @@ print(main(["train", "hopper-context"]))
     done = interpreter(program)
     assert done.returncode == 0, done.stderr
     library, status = done.stdout.splitlines()
-    assert library == 'sim2real.train needs torch: pip install "sim2real[train]"'
+    advice = 'needs the extra train: pip install "sim2real[train]" (torch is missing)'
+    assert library == f"sim2real.train {advice}"
     assert status == "2"
-    assert 'pip install "sim2real[train]"' in done.stderr
+    assert f"this command {advice}" in done.stderr
     assert "Traceback" not in done.stderr

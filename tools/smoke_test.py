@@ -77,6 +77,8 @@ def check_training_names_explain() -> None:
         "    print(error)"
     )
     assert 'pip install "sim2real[train]"' in message, f"make_vec without the extra says: {message}"
+    done = subprocess.run([program(), "demo"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "the extra train" in done.stderr) == (2, True), done.stderr
 
 
 def check_simulation() -> None:

@@ -141,7 +141,7 @@ def run(
     if not isinstance(artifact, Artifact):
         artifact = Artifact.load(artifact)
     description = robot.describe()
-    _check_arguments(description, episodes, seconds, excitation, blend, realtime)
+    _check_arguments(description, episodes, seconds, excitation, blend, realtime, log)
     verification = inspect(artifact)
     if not verification.ok:
         raise InputError(f"{artifact.folder} is not run: {verification.sentence}")
@@ -178,6 +178,7 @@ def _check_arguments(
     excitation: float,
     blend: float,
     realtime: bool | None,
+    log: str | Path | None,
 ) -> None:
     if episodes is not None and episodes < 1:
         raise InputError(f"episodes must be at least 1, but is {episodes}")
@@ -200,6 +201,15 @@ def _check_arguments(
             else ("in lockstep", "; serve it with --realtime")
         )
         raise InputError(f"{robot.name} runs {is_}{flag}")
+    file = None if log is None else next(p for p in _upwards(Path(log)) if p.exists())
+    if file is not None and not file.is_dir():
+        raise InputError(f"{file} is a file; give a folder for the logs (--log)")
+
+
+def _upwards(path: Path) -> tuple[Path, ...]:
+    """The path and all the folders that it lies in."""
+    path = path.absolute()
+    return (path, *path.parents)
 
 
 @dataclass(frozen=True)

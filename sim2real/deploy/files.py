@@ -15,6 +15,9 @@ import numpy as np
 
 from sim2real.types import Array, InputError
 
+ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+"""How a zip file begins, and an empty one."""
+
 
 def canonical(data: object) -> str:
     """The one text for plain data: keys in their order, floats with the digits that read back."""
@@ -50,13 +53,14 @@ def npz(arrays: Mapping[str, Array | str]) -> bytes:
 
 def parse_npz(data: bytes, where: str) -> dict[str, Array]:
     """The arrays in an NPZ file; InputError where it is not whole, or holds Python objects."""
+    if not data.startswith(ZIP):  # numpy takes it for a pickle, and says how to allow those
+        raise InputError(f"{where} is not a whole NPZ file of plain arrays")
     try:
         file = np.load(io.BytesIO(data), allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("it holds one array without a name")
         return {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise InputError(f"{where} is not a whole NPZ file of plain arrays: {error}") from None
+        said = "it holds Python objects" if "allow_pickle" in str(error) else str(error)
+        raise InputError(f"{where} is not a whole NPZ file of plain arrays: {said}") from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,9 +18,22 @@ from torch import nn
 from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.policy import Policy
 from sim2real.policy.spec import PolicySpec
-from sim2real.types import InputError
+from sim2real.types import InputError, nearest
 
 ALGORITHMS: dict[str, Any] = {"ppo": PPO, "sac": SAC, "tqc": TQC}
+
+ELSEWHERE = {
+    "policy": "'her' decides it", "env": "the recipe's env", "seed": "the recipe's seed",
+    "learning_rate": "learner.learning_rate", "gamma": "learner.gamma",
+    "policy_kwargs": "learner.network, activation and log_std_init", "device": "always the CPU",
+    "verbose": "the progress bar", "_init_setup_model": "always true",
+}  # fmt: skip
+"""Arguments of the Stable-Baselines3 classes that are no settings, and where they are."""
+
+KINDS: dict[Any, str] = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "a text",
+    type(None): "null",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,30 @@ class Learner:
                 raise InputError(f"{name} is {value}; it must not be negative")
         if not 0 < self.gamma <= 1:
             raise InputError(f"gamma is {self.gamma}; it must lie in (0, 1]")
+        _check_settings(self.algorithm, self.settings)
+
+
+def _check_settings(algorithm: str, settings: Mapping[str, Any]) -> None:
+    """Raises InputError for a setting that the algorithm does not have, or not of this type."""
+    signature = inspect.signature(ALGORITHMS[algorithm]).parameters
+    known = [name for name in signature if name not in ELSEWHERE]
+    for name, value in settings.items():
+        where = f"learner.settings.{name}"
+        if name in ELSEWHERE:
+            raise InputError(f"{where}: it is no setting; it is said by: {ELSEWHERE[name]}")
+        if name not in known:
+            raise InputError(
+                f"{where}: {algorithm} has no such setting{nearest(name, known)}; settings belong "
+                f"to the algorithm, and those of {algorithm} are {', '.join(known)}"
+            )
+        said = signature[name].annotation
+        kinds = [k for k in get_args(said) or (said,) if "Callable" not in str(k)]
+        if not all(k in KINDS for k in kinds):
+            continue  # Stable-Baselines3 looks itself at what is not plain
+        whole_is_number = float in kinds and type(value) is int
+        if type(value) not in kinds and not whole_is_number:
+            right = " or ".join(KINDS[k] for k in kinds)
+            raise InputError(f"{where} is {value!r}; it must be {right}")
 
 
 def build(learner: Learner, env: VecEnv, seed: int) -> BaseAlgorithm:
@@ -84,7 +123,8 @@ def build(learner: Learner, env: VecEnv, seed: int) -> BaseAlgorithm:
             seed=seed, device="cpu", verbose=0, **settings,
         )  # fmt: skip
     except (TypeError, ValueError, AssertionError) as error:
-        raise InputError(f"learner: settings: {learner.algorithm} says: {error}") from error
+        said = " ".join(str(error).split())
+        raise InputError(f"learner.settings: {learner.algorithm} says: {said}") from error
 
 
 def warm_up(learner: Learner, env: VecEnv) -> int:
@@ -100,7 +140,7 @@ def warm_up(learner: Learner, env: VecEnv) -> int:
     episode = env.num_envs * env.get_attr("robot", [0])[0].episode_steps
     if given is not None and given < episode:
         raise InputError(
-            f"learner: settings: learning_starts is {given}; her begins after the first episode of "
+            f"learner.settings.learning_starts is {given}; her begins after the first episode of "
             f"{env.num_envs} worlds, so give at least {episode}"
         )
     return 2 * episode if given is None else given

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from sim2real.simulation.gymnasium_robot import GOAL
 from sim2real.simulation.gymnasium_worlds import GymnasiumWorlds
 from sim2real.simulation.make import AnyWorlds
+from sim2real.simulation.terms import check_finite
 from sim2real.types import Array, InputError
 
 
@@ -32,6 +33,7 @@ class WorldsVecEnv(VecEnv):
             if seed is not None:
                 self.worlds.seed_world(i, seed)
         obs = self.worlds.reset()
+        self._check_finite(obs)
         info = self.worlds.reset_info()
         self.reset_infos = _rows(info, self.num_envs)
         self._reset_seeds()
@@ -44,15 +46,20 @@ class WorldsVecEnv(VecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         step = self.worlds.step(self._action)
         done = step.terminated | step.truncated
+        self._check_finite(step.obs, step.reward)
         timed_out = step.truncated & ~step.terminated
         infos = _rows({**step.info, "TimeLimit.truncated": timed_out}, self.num_envs)
         if done.any():
             ended = np.flatnonzero(done)
+            self._check_finite(step.terminal_obs)
             fresh = {name: column[ended] for name, column in self.worlds.reset_info().items()}
             for i, info in zip(ended.tolist(), _rows(fresh, len(ended)), strict=True):
                 infos[i]["terminal_observation"] = step.terminal_obs[i]
                 self.reset_infos[i] = info
         return step.obs, step.reward.astype(np.float32), done, infos
+
+    def _check_finite(self, obs: Array, reward: Array | None = None) -> None:
+        check_finite(self.worlds.robot.name, self.worlds.terms, obs, reward)
 
     def close(self) -> None:
         pass

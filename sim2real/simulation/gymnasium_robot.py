@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -70,7 +72,8 @@ class GymnasiumRobot(Robot):
 
         id = self.config.gymnasium
         if id not in gymnasium.registry and importlib.util.find_spec("gymnasium_robotics"):
-            gymnasium.register_envs(importlib.import_module("gymnasium_robotics"))
+            with redirect_stderr(io.StringIO()):  # it prints a page of advice for developers
+                gymnasium.register_envs(importlib.import_module("gymnasium_robotics"))
         try:
             env = gymnasium.make(id, disable_env_checker=True)
         except (gymnasium.error.Error, ImportError) as error:

@@ -106,7 +106,7 @@ class GymnasiumWorlds:
         self._written = self.xi.copy()
         self._reset_infos: list[dict[str, Any]] = [{} for _ in range(B)]
         self.latency_note = ""
-        """What became of the gap's latency; empty without one."""
+        """What became of the gap's latency; empty where it is as the gap says."""
         self.seed(seed)
         if self.latency_note:
             log.warning(self.latency_note)
@@ -311,8 +311,9 @@ class GymnasiumWorlds:
     def _describe_latency(self, milliseconds: Array) -> str:
         """The sentence for `latency_note`, for action latencies (B,) [ms]."""
         said: list[str] = []
-        if milliseconds.any():
-            asked, period = np.unique(milliseconds), 1000 * self.control_period
+        period = 1000 * self.control_period
+        if not np.allclose(milliseconds, self._delay * period, rtol=0.0, atol=1e-6):
+            asked = np.unique(milliseconds)
             acts = " or ".join(f"{n * period:g}" for n in np.unique(self._delay))
             told = f"{asked[0]:g}" if len(asked) == 1 else f"{asked[0]:g} to {asked[-1]:g}"
             said.append(f"an action latency of {told} ms acts as {acts} ms")

@@ -6,15 +6,12 @@ A `Robot` is either an `MjcfRobot`, a model and a task that `Worlds` step, or a 
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from types import ModuleType
 
 import mujoco
 import numpy as np
@@ -22,8 +19,8 @@ import numpy as np
 from sim2real import content, schema
 from sim2real.dynamics.parameter import Parameter, ParameterSpace
 from sim2real.simulation.gap import Gap, Latency
-from sim2real.simulation.tasks import TASKS
 from sim2real.simulation.tasks.base import Task
+from sim2real.simulation.tasks.loading import load_task, read_term, task_path
 from sim2real.simulation.terms import SOURCES, Access, Term, TermConfig, resolve
 from sim2real.types import Array, InputError, LoggedState, nearest
 
@@ -254,7 +251,8 @@ class MjcfRobot(Robot):
         except ValueError as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"{self.model_path}: MuJoCo cannot read it: {error}") from error
+            said = " ".join(str(error).split())
+            raise InputError(f"{self.model_path}: MuJoCo cannot read it: {said}") from error
 
     @property
     def control_period(self) -> float:
@@ -263,7 +261,9 @@ class MjcfRobot(Robot):
 
     @cached_property
     def task(self) -> Task:
-        return _task_class(self.config.task, self.folder, self.where)(self.model)
+        """Raises InputError for a task of one's own whose code is wrong."""
+        config = self.config
+        return load_task(config.task, self.folder, self.model, config.frame_skip, self.where)
 
     @property
     def episode_steps(self) -> int:
@@ -290,7 +290,7 @@ class MjcfRobot(Robot):
             where = f"{self.where}: terms: {name}"
             if config.source not in SOURCES and callable(getattr(task, config.source, None)):
                 read = getattr(task, config.source)
-                n = read(data).shape[1]
+                n = read_term(read, data, task_path(task), config.source)
                 names = config.joints or tuple(f"{name}[{i}]" for i in range(n))
                 terms[name] = Term(name, n, config.unit, config.frame, config.sensor,
                                    config.access, names, read)  # fmt: skip
@@ -341,44 +341,3 @@ class MjcfRobot(Robot):
         terms = [self.terms[name] for name in values if name in self.terms]
         logged = state_from(terms, values, self.model)
         return logged if logged.known_qpos.any() or logged.known_qvel.any() else None
-
-
-def _only_task(module: ModuleType, path: Path, where: str) -> type[Task]:
-    classes = [value for value in vars(module).values() if isinstance(value, type)]
-    own = [c for c in classes if issubclass(c, Task) and c.__module__ == module.__name__]
-    if len(own) != 1:
-        raise InputError(
-            f"{where}: task: {path} has {len(own)} subclasses of Task; it must have one, "
-            "or name it as task.py:Class"
-        )
-    return own[0]
-
-
-def _task_class(task: str, folder: Path, where: str) -> type[Task]:
-    if task in TASKS:
-        return TASKS[task]
-    module_name, _, class_name = task.partition(":")
-    if module_name.endswith(".py"):
-        path = folder / module_name
-        if not path.is_file():
-            raise InputError(f"{where}: task: no file {path}")
-        spec = importlib.util.spec_from_file_location(f"{folder.name}_{path.stem}", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        if not class_name:
-            return _only_task(module, path, where)
-    elif class_name:
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError:
-            raise InputError(f"{where}: task: no module '{module_name}'") from None
-    else:
-        raise InputError(
-            f"{where}: no task '{task}'{nearest(task, TASKS)}; the tasks are {', '.join(TASKS)}, "
-            "or give module:Class or task.py:Class"
-        )
-    if not hasattr(module, class_name):
-        raise InputError(f"{where}: task: {module_name} has no class '{class_name}'")
-    return getattr(module, class_name)

@@ -159,6 +159,28 @@ SOURCES: dict[str, Callable[[mujoco.MjModel, Sequence[str], str], _Source]] = {
 }
 
 
+def check_finite(
+    robot: str, terms: Sequence[Term], obs: Array, reward: Array | None = None
+) -> None:
+    """Raises InputError where observations (B, O) of these terms, or rewards (B,), are not finite:
+    nothing can be learned or measured from then on."""
+    if not np.isfinite(obs).all():
+        world, column = (int(i) for i in np.argwhere(~np.isfinite(obs))[0])
+        ends = np.cumsum([t.size for t in terms])
+        term = terms[int(np.searchsorted(ends, column, side="right"))]
+        before = ends[terms.index(term)] - term.size
+        element = term.elements[column - before] if term.elements else f"value {column - before}"
+        raise InputError(
+            f"{robot}: the observation term '{term.name}' ({element}) is {obs[world, column]:g} in "
+            f"world {world}; it must be finite in every state that the task lets the model reach"
+        )
+    if reward is not None and not np.isfinite(reward).all():
+        world = int(np.flatnonzero(~np.isfinite(reward))[0])
+        raise InputError(
+            f"{robot}: the reward is {reward[world]:g} in world {world}; it must be finite"
+        )
+
+
 def resolve(name: str, config: TermConfig, model: mujoco.MjModel, where: str) -> Term:
     """The term `name` of a model.
 

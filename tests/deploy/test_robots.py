@@ -111,7 +111,7 @@ def test_bad_messages_are_refused_with_a_sentence(call, sentence):
     "address", ["", "127.0.0.1", "127.0.0.1:http", ":0", ":99999", "udp://x", "::²"]
 )
 def test_a_wrong_address_is_refused(address):
-    with pytest.raises(InputError, match="is not the address of a robot; write udp://"):
+    with pytest.raises(InputError, match="give HOST:PORT with a port from 1 to 65535"):
         connect(address)
 
 

@@ -27,20 +27,14 @@ class Context:
     """What a recipe says about it."""
 
     method: Literal["context"] = "context"
-    engine: Literal["identify", "search"] = "identify"
-    """`identify` explains the logs; `search` optimises the episode return by black box."""
     error: float = 0.05
     """Standard deviation of the error that training adds to ξ, as a share of each range."""
     episodes: int = 10
-    """Target episodes that adaptation may use, gate and search included."""
-    excitation: float = 0.1
-    """Standard deviation of the noise added to commands while data is gathered, as a share of half
-    the command range."""
+    """Target episodes that adaptation may use, gate and search included: the artifact says so."""
 
     def __post_init__(self) -> None:
-        for name in ("error", "excitation"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it is a share, 0 to 1")
+        if not 0 <= self.error <= 1:
+            raise InputError(f"error is {self.error}; it is a share, 0 to 1")
         if self.episodes < 3:
             raise InputError(
                 f"episodes is {self.episodes}; adaptation needs at least 3: one to gather, two to "

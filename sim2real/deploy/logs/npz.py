@@ -102,7 +102,7 @@ class EpisodeLog:
             data = Path(path).read_bytes()
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}") from None
-        arrays: dict[str, Any] = dict(parse_npz(data, str(path)))
+        arrays: dict[str, Any] = dict(parse_npz(data, f"{path} is not a log of `sim2real run`: it"))
         if "info" not in arrays:
             raise InputError(f"{path} is not a log of `sim2real run`: the array 'info' is missing")
         said = parse(str(arrays.pop("info")), f"{path}: info")

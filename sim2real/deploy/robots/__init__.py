@@ -22,5 +22,8 @@ def connect(address: str, timeout: float = 2.0) -> Robot:
             f"no transport '{scheme}'; write {', '.join(f'{t}://HOST:PORT' for t in TRANSPORTS)}"
         )
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise InputError(f"'{address}' is not the address of a robot; write udp://127.0.0.1:9870")
+        raise InputError(
+            f"'{address}' is not the address of a robot; give HOST:PORT with a port from 1 to "
+            "65535, such as 127.0.0.1:47800"
+        )
     return TRANSPORTS[scheme or "udp"](host or "127.0.0.1", int(port), timeout)

@@ -1,0 +1,214 @@
+"""What the pages in docs/ promise: their examples are read, and nothing that can be said is left
+out."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import yaml
+
+from sim2real import schema
+from sim2real.bridges.adapt.context import Context
+from sim2real.bridges.randomize.uniform import Uniform
+from sim2real.cli import _parser
+from sim2real.dynamics.parameter import Parameter
+from sim2real.learning.learners import ALGORITHMS, Learner
+from sim2real.recipe import Distill, Recipe
+from sim2real.simulation import gap as gaps
+from sim2real.simulation.gap import Gap
+from sim2real.simulation.robot import EnvConfig, Robot, Safety
+from sim2real.simulation.tasks import TASKS
+from sim2real.simulation.tasks.base import Task
+from sim2real.simulation.terms import SOURCES, TermConfig
+from sim2real.simulation.worlds import Worlds
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGES = {
+    page: (DOCS / f"{page}.md").read_text("utf-8") for page in ("robots", "recipes", "commands")
+}
+KINDS: dict[str, type] = {"env": EnvConfig, "gap": Gap, "recipe": Recipe}
+
+
+class Block(NamedTuple):
+    page: str
+    words: list[str]
+    """What stands after the fence: language, kind, file."""
+    text: str
+
+
+def blocks() -> Iterator[Block]:
+    for page, text in PAGES.items():
+        for head, body in re.findall(r"^```(.+?)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+            yield Block(page, head.split(), body)
+
+
+YAML = [block for block in blocks() if block.words[0] == "yaml"]
+
+
+@pytest.mark.parametrize("block", YAML, ids=lambda b: f"{b.page}-{b.text.splitlines()[0]}")
+def test_every_example_is_read(block, tmp_path):
+    assert block.words[1] in KINDS, "a yaml block says what it is: env, gap or recipe"
+    file = tmp_path / "example.yaml"
+    file.write_text(block.text)
+    schema.read(KINDS[block.words[1]], file)
+
+
+def test_every_page_has_examples():
+    assert {b.words[1] for b in YAML} == set(KINDS)
+    assert {b.page for b in YAML} == {"robots", "recipes"}
+
+
+@pytest.fixture
+def example(tmp_path, monkeypatch) -> Path:
+    """The folder with the files of the worked example, where it is then."""
+    for block in blocks():
+        name = block.words[-1]
+        if "." in name:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(block.text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_worked_example_is_a_robot(example):
+    robot = Robot.load("wagon")
+    recipe = schema.read(Recipe, example / "wagon-context.yaml")
+    assert recipe.env == "wagon"
+    assert robot.control_period == pytest.approx(0.02)
+    for names in (recipe.observe, "camera", "v5"):
+        worlds = Worlds(robot, 3, gap="worn", observe=names, draw=robot.space.prior(), threads=1)
+        first = worlds.reset()
+        step = worlds.step(np.ones((3, 1), np.float32))
+        assert first.shape == step.obs.shape
+        assert np.isfinite(step.obs).all()
+        assert (step.reward > 0).all()
+    tip = Worlds(robot, 1, observe=["tip"], threads=1)
+    tip._engine.reset(np.arange(1), np.array([[0.3, 0.2]]), np.zeros((1, 2)))
+    assert tip._observe()[0, 0] == pytest.approx(0.6 * np.sin(0.2))
+
+
+@pytest.mark.parametrize("block", [b for b in YAML if b.page == "robots" and b.words[1] == "gap"],
+                         ids=lambda b: b.text.splitlines()[0])  # fmt: skip
+def test_every_gap_is_one_that_the_wagon_can_have(block, example):
+    (example / "gap.yaml").write_text(block.text)
+    worlds = Worlds(Robot.load("wagon"), 2, gap="gap.yaml", observe="measured", threads=1)
+    worlds.reset()
+    assert np.isfinite(worlds.step(np.ones((2, 1), np.float32)).obs).all()
+
+
+def test_one_gap_has_every_key():
+    everything = next(b for b in YAML if "Everything at once" in b.text)
+    said: Any = yaml.safe_load(everything.text)
+    nominal = schema.to_dict(Gap())
+    assert list(said) == list(nominal)
+    for part in ("latency", "actuators", "mounting", "pushes", "network"):
+        assert list(said[part]) == list(nominal[part])
+    assert list(said["sensors"]["position"]) == [f.name for f in fields(gaps.Sensor)]
+
+
+def rows(text: str) -> list[str]:
+    """The first cell of every row of every table."""
+    return [line.split("|")[1] for line in text.splitlines() if line.startswith("|")]
+
+
+def section(page: str, head: str) -> str:
+    """The text below a heading, up to the next of its level or above."""
+    found = re.search(rf"^(#+) {re.escape(head)}\n(.*?)(?=^#{{1,2}} |\Z)", PAGES[page],
+                      re.DOTALL | re.MULTILINE)  # fmt: skip
+    assert found, f"docs/{page}.md has no heading '{head}'"
+    below = re.split(rf"^#{{1,{len(found[1])}}} ", found[2], flags=re.MULTILINE)
+    return below[0]
+
+
+@pytest.mark.parametrize(
+    ("page", "head", "cls"),
+    [
+        ("robots", "env.yaml", EnvConfig),
+        ("robots", "terms", TermConfig),
+        ("robots", "parameters", Parameter),
+        ("robots", "safety", Safety),
+        *(("robots", "gaps/NAME.yaml", part) for part in (
+            gaps.Gap, gaps.Latency, gaps.Actuators, gaps.Sensor, gaps.Mounting, gaps.Pushes,
+            gaps.Network, gaps.Draw,
+        )),
+        ("recipes", "Keys", Recipe),
+        ("recipes", "randomize", Uniform),
+        ("recipes", "adapt", Context),
+        ("recipes", "learner", Learner),
+        ("recipes", "distill", Distill),
+    ],
+    ids=lambda x: x.__name__ if isinstance(x, type) else x,
+)  # fmt: skip
+def test_every_key_stands_in_a_table(page, head, cls):
+    first = " ".join(rows(section(page, head)))
+    missing = [f.name for f in fields(cls) if f.init and f"`{f.name}`" not in first]
+    assert not missing, f"docs/{page}.md, '{head}': no row for {', '.join(missing)}"
+
+
+@pytest.mark.parametrize(
+    ("head", "names"),
+    [
+        ("terms", SOURCES),
+        ("task", TASKS),
+        ("task", [n for n in vars(Task) if not n.startswith("_")]),
+    ],
+    ids=["sources", "tasks", "methods"],
+)
+def test_what_a_robot_may_name_is_listed(head, names):
+    missing = [n for n in names if not re.search(rf"\b{n}\b", section("robots", head))]
+    assert not missing
+
+
+def test_every_algorithm_is_listed():
+    assert all(f"`{name}`" in section("recipes", "learner") for name in ALGORITHMS)
+
+
+PARSERS: dict[str, argparse.ArgumentParser] = next(
+    action.choices
+    for action in _parser()._actions
+    if isinstance(action, argparse._SubParsersAction)
+)
+
+
+@pytest.mark.parametrize("command", PARSERS)
+def test_every_command_and_option_is_told(command):
+    text = section("commands", command)
+    assert f"sim2real {command}" in text, "no example"
+    told = {word for cell in rows(text) for word in re.findall(r"`(--\w+)`", cell)}
+    there = {o for o in PARSERS[command]._option_string_actions if o.startswith("--")} - {"--help"}
+    assert told == there
+
+
+@pytest.mark.parametrize("command", PARSERS)
+def test_every_argument_has_a_help_text(command):
+    silent = [a.dest for a in PARSERS[command]._actions if not a.help]
+    assert not silent
+
+
+def test_commands_that_are_told_are_commands():
+    """Lines of the pages that begin with `sim2real` parse."""
+    lines = [
+        shlex.split(line.split("&")[0], comments=True)[1:]
+        for text in PAGES.values()
+        for line in map(str.strip, text.splitlines())
+        if line.startswith("sim2real ") and "..." not in line
+    ]
+    assert len(lines) > 15
+    for words in lines:
+        arguments, unknown = _parser().parse_known_args(words)
+        assert not unknown
+        assert arguments.command.__name__.rstrip("_") == words[0]
+
+
+def test_links_lead_somewhere():
+    for text in PAGES.values():
+        for target in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (DOCS / target).is_file(), target
