@@ -99,8 +99,19 @@ def sentence(call: Callable[[], Any]) -> str:
 # The task of a robot of one's own
 
 
-def test_a_task_that_is_right_is_taken(cart):
-    robot = Robot.load(cart())
+DATACLASS = """from __future__ import annotations
+from dataclasses import dataclass
+
+@dataclass
+class Weights:
+    height: float = 1.0
+
+"""
+
+
+@pytest.mark.parametrize("more", ["", DATACLASS])
+def test_a_task_that_is_right_is_taken(more, cart):
+    robot = Robot.load(cart("import numpy as np\n", f"{more}import numpy as np\n"))
     assert robot.terms["v5"].size == 4
     assert Worlds(robot, 3).step(np.zeros((3, 1))).reward.shape == (3,)
 
@@ -181,12 +192,12 @@ def test_a_task_in_an_installed_module(cart, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "my_tasks_of_test.py").write_text(TASK.replace("import numpy", "import nunpy"))
     folder = cart(env={"task": "my_tasks_of_test:Balance"})
-    assert "my_tasks_of_test.py, line 1" in sentence(lambda: Robot.load(folder).task)
+    assert "my_tasks_of_test.py, line 1" in sentence(lambda: Robot.load(folder).terms)
     folder = cart(env={"task": "my_task_of_test:Balance"})
-    assert "no module 'my_task_of_test'" in sentence(lambda: Robot.load(folder).task)
+    assert "no module 'my_task_of_test'" in sentence(lambda: Robot.load(folder).terms)
     (tmp_path / "my_tasks_of_test.py").write_text(TASK)
     folder = cart(env={"task": "my_tasks_of_test:Balence"})
-    assert "did you mean 'Balance'" in sentence(lambda: Robot.load(folder).task)
+    assert "did you mean 'Balance'" in sentence(lambda: Robot.load(folder).terms)
     sys.modules.pop("my_tasks_of_test")
 
 
@@ -202,10 +213,10 @@ def test_a_model_that_mujoco_refuses_is_one_line(cart):
 
 FIELDS = ('("site_xpos",)', '("site_xpos", "time")')
 NAN_OBS = (*FIELDS, RIGHT_OBS, RIGHT_OBS.replace("return", "obs =") + """
-        obs[1, 2] *= np.nan if data["time"][1] > 0.1 else 1.0
+        obs[1:2, 2] *= np.where(data["time"][1:2] > 0.1, np.nan, 1.0)
         return obs""")  # fmt: skip
 INF_REWARD = (*FIELDS, RIGHT_REWARD, """reward = height.copy()
-        reward[1] += np.inf if data["time"][1] > 0.1 else 0.0
+        reward[1:2] += np.where(data["time"][1:2] > 0.1, np.inf, 0.0)
         return reward, {}""")  # fmt: skip
 
 

@@ -16,7 +16,7 @@ PROMISED = {
     "evaluate": "(policy, env, *, gap=None, xi=None, episodes=20, seed=0)",
     "export": "(policy, out)",
     "identify": "(logs, env)",
-    "load": "(folder)",
+    "load": "(path)",
     "make_env": "(env, *, gap=None, xi=None, observe=None, seed=0)",
     "make_vec": "(env, num_envs, *, randomize='uniform', gap=None, observe=None, seed=0)",
     "train": "(recipe, *, out=None, seed=None, overrides=None)",
@@ -114,8 +114,8 @@ print(main(["train", "hopper-context"]))
     done = interpreter(program)
     assert done.returncode == 0, done.stderr
     library, status = done.stdout.splitlines()
-    advice = 'needs the extra train: pip install "sim2real[train]" (torch is missing)'
-    assert library == f"sim2real.train {advice}"
+    advice = 'needs the extra train: pip install "sim2real[train]"'
+    assert library.startswith(f"sim2real.train {advice}")
     assert status == "2"
     assert f"this command {advice}" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,6 +1,6 @@
 """The picture of the README, from what `sim2real demo` left in its folder.
 
-.venv/bin/python tools/draw_readme.py runs/demo docs/hopper.png
+.venv/bin/python tools/draw_readme.py runs/demo docs/demo.png
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sim2real.deploy.files import write_atomically
 from sim2real.evaluate import Interval
 from sim2real.pictures import LIGHT, draw_returns, fill_curves, png, read_curve, style
 
-CURVES = {"with reward": "policy/log/progress.csv", "reference": "history/log/progress.csv"}
+CURVES = {"the teacher of both policies": "policy/log/progress.csv"}
 """Label -> learning curve in the demo's folder; drawn where it is there."""
 
 

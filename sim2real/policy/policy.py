@@ -181,14 +181,14 @@ class Policy(nn.Module):
         os.replace(_new(readable), readable)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Policy:
-        """The policy that `save` wrote, in evaluation mode.
+    def load(cls, path: str | Path) -> Policy:
+        """The policy that `save` wrote into the folder `path`, in evaluation mode.
 
         Raises:
             InputError: the file is missing, damaged, of another schema, or not what policy.json
                 describes.
         """
-        path = Path(folder) / WEIGHTS
+        path = Path(path) / WEIGHTS
         if not path.is_file():
             raise InputError(
                 f"{path}: no such file; a policy folder holds {WEIGHTS} and {DESCRIPTION}"

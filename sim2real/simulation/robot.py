@@ -281,7 +281,8 @@ class MjcfRobot(Robot):
         for name in task.fields:
             holder = state if hasattr(state, name) else model
             data[name] = np.asarray(getattr(holder, name))[None]
-        size = task.observe(data).shape[1]
+        path = task_path(task)
+        size = read_term(task.observe, data, path, "observe")
         elements = tuple(f"v5[{i}]" for i in range(size))
         v5 = Term("v5", size, "mixed", "world", "simulator", self.config.task_access, elements,
                   task.observe)  # fmt: skip
@@ -290,7 +291,7 @@ class MjcfRobot(Robot):
             where = f"{self.where}: terms: {name}"
             if config.source not in SOURCES and callable(getattr(task, config.source, None)):
                 read = getattr(task, config.source)
-                n = read_term(read, data, task_path(task), config.source)
+                n = read_term(read, data, path, config.source)
                 names = config.joints or tuple(f"{name}[{i}]" for i in range(n))
                 terms[name] = Term(name, n, config.unit, config.frame, config.sensor,
                                    config.access, names, read)  # fmt: skip

@@ -156,7 +156,8 @@ def test_action_latency_is_rounded_to_control_periods_and_said(robots, caplog):
     expected, _ = rollout(GymnasiumWorlds(robot, 1, threads=1), shifted)
     seen, _ = rollout(late, commands)
     assert np.array_equal(seen, expected)
-    assert GymnasiumWorlds(robot, 1, threads=1).latency_note == ""
+    for gap in (None, Gap(latency=Latency(action_ms=80.0))):  # what rounding does not change
+        assert GymnasiumWorlds(robot, 1, gap=gap, threads=1).latency_note == ""
     family = Gap(latency=Latency(action_ms=Draw("uniform", 0.0, 100.0), observation_ms=10.0))
     note = GymnasiumWorlds(robot, 8, gap=family, threads=1).latency_note
     assert "0 or 40" in note

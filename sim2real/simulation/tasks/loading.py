@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import itertools
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -24,9 +25,7 @@ from sim2real.simulation.tasks.base import Task
 from sim2real.types import Array, InputError, nearest
 
 
-def load_task(
-    task: str, folder: Path, model: mujoco.MjModel, frame_skip: int, where: str
-) -> Task:  # fmt: skip
+def load_task(task: str, folder: Path, model: mujoco.MjModel, frame_skip: int, where: str) -> Task:
     """The task that `where`, the env.yaml in `folder`, names.
 
     Raises:
@@ -92,6 +91,7 @@ def _class(task: str, folder: Path, where: str) -> tuple[Path, Any]:
         assert spec is not None
         assert spec.loader is not None
         loader, module = spec.loader, importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # where dataclasses look for it
         tried(lambda: loader.exec_module(module), path)
         if not class_name:
             return path, _only_task(module, path, where)
@@ -141,7 +141,6 @@ def _try(task: Task, model: mujoco.MjModel, frame_skip: int, path: Path) -> None
         raise InputError(f"{path}: episode_steps is {steps}; it must be a whole number from 1")
     engine = _engine(task, model, B, path)
     data = engine.data
-    data["last_action"] = np.zeros((B, model.nu))
 
     start = tried(lambda: task.initial_state(np.random.default_rng(0)), path)
     if not isinstance(start, tuple) or len(start) != 2:
