@@ -428,7 +428,7 @@ def test_an_env_without_parameters_or_terms(cart_folder):
     ("make", "message"),
     [
         (lambda: make_vec("hoper", 1), "did you mean 'hopper'"),
-        (lambda: make_vec("hopper", 0), "num_envs is 0; it must be at least 1"),
+        (lambda: make_vec("hopper", 0), "num_envs is 0; it must be a whole number of at least 1"),
         (lambda: make_vec("hopper", 1, randomize=WRONG), "did you mean 'uniform'"),
         (lambda: make_vec("hopper", 1, observe="mesured"), "did you mean 'measured'"),
         (lambda: make_vec("hopper", 1, observe=["pich"]), "did you mean 'pitch'"),
