@@ -45,7 +45,7 @@ class Observers:
         if not isinstance(robot, MjcfRobot):
             raise InputError(
                 f"{robot.name} is a Gymnasium environment, whose steps are opaque: a log cannot be "
-                "replayed in it; adapt with --engine search (in Python, engine=\"search\")"
+                'replayed in it; adapt with --engine search (in Python, engine="search")'
             )
         episodes = [e for e in episodes if len(e.command) > length]
         if not episodes:
