@@ -39,8 +39,9 @@ from sim2real.types import Array, InputError, SafetyStop
 Engine = Literal["identify", "search"]
 EXPLORE = 0.4
 """Share of the episode budget that gathers data for identification; the gate gets the rest."""
-MARGIN = 0.05
-"""Falls per second that the rehearsal may find more of, before it refuses."""
+MARGIN = 0.1
+"""Share by which the rehearsal may find more falls per second, before it refuses: about what chance
+makes of them in as many worlds. Where there were none, there must be none."""
 
 
 @dataclass
@@ -65,7 +66,7 @@ class Rehearsal(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        return self.adapted <= self.unadapted + MARGIN
+        return self.adapted <= self.unadapted * (1 + MARGIN)
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,7 @@ def adapt(
                 method = {"identify": session.identify, "search": session.search}[engine]
                 result = method(episodes, report)
     result.z.write(out / "z.json")
+    (out / "posterior.json").unlink(missing_ok=True)  # of an earlier adaptation
     if result.posterior is not None:
         result.posterior.save(out / "posterior.json")
     text = json.dumps(result.to_dict(), indent=2) + "\n"
@@ -324,8 +326,9 @@ class _Session:
             old.append(self.episode("before", before))
             new.append(self.episode("after", z.value))
             report(80 + round(20 * (k + 1) / pairs), {"episodes": self.spent.episodes})
-        a = np.array([v for v in old if v is not None and np.isfinite(v)])
-        b = np.array([v for v in new if v is not None and np.isfinite(v)])
+        # an episode that the budget cut is a good one: dropping it alone would favour the other
+        pairs_ = np.array([[x, y] for x, y in zip(old, new, strict=True) if x is not None], float)
+        a, b = pairs_[np.isfinite(pairs_.reshape(-1, 2)).all(axis=1)].reshape(-1, 2).T
         if not len(a) or not len(b):
             return False, "the budget was used up before the adapted policy could be compared"
         return by_return(a, b)
@@ -358,24 +361,25 @@ def within(policy: Policy, z: ContextState) -> ContextState:
 
 def by_return(before: Array, after: Array) -> tuple[bool, str]:
     """The gate where the target has a reward: (n,) and (m,) returns of alternating episodes. The
-    new context must win by more than the standard error of the difference, which two episodes of
-    each are the least to tell."""
+    new context must win by more than twice the standard error of the difference, which two episodes
+    of each are the least to tell."""
     if min(len(before), len(after)) < 2:
-        pair = f"return {before.mean():.0f} before, {after.mean():.0f} after"
+        pair = f"return {before.mean():.4g} before, {after.mean():.4g} after"
         return False, f"{pair}: one episode of each says nothing of chance; allow more episodes"
     gain = float(after.mean() - before.mean())
     error = float(np.sqrt(sum(x.var(ddof=1) / len(x) for x in (before, after))))
     said = (
-        f"return {before.mean():.0f} before, {after.mean():.0f} after, standard error {error:.0f}"
+        f"return {before.mean():.4g} before, {after.mean():.4g} after, standard error {error:.2g}"
     )
-    return gain > error, said
+    return gain > 2 * error, said
 
 
 def by_likelihood(posterior: Posterior) -> tuple[bool, str]:
-    """The gate without a reward: held-out windows are explained better than by the nominal ξ."""
+    """The gate without a reward: held-out windows must be explained better than by the nominal ξ,
+    by more than twice the standard error of the difference."""
     new, old = posterior.log_likelihood, posterior.log_likelihood_nominal
     said = f"held-out log-likelihood per window {old:.2f} nominal, {new:.2f} identified"
-    return bool(new > old), said
+    return bool(new - old > 2 * posterior.gain_error), said
 
 
 def rehearse(

@@ -29,7 +29,7 @@ class Interval(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.0f} [{self.low:.0f}, {self.high:.0f}]"
+        return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
 def bootstrap(values: Array, *, resamples: int = 10_000, seed: int = 0) -> Interval:

@@ -51,7 +51,10 @@ from sim2real.types import InputError
 STEPS = "time/total_timesteps"
 log = logging.getLogger(__name__)
 
-PACKAGES = ("torch", "mujoco", "mjbatch", "gymnasium", "stable-baselines3", "numpy", "onnxruntime")
+PACKAGES = (
+    "torch", "mujoco", "mjbatch", "gymnasium", "gymnasium-robotics", "stable-baselines3",
+    "sb3-contrib", "numpy", "cmaes", "onnx", "onnxscript", "onnxruntime",
+)  # fmt: skip
 
 
 def train(
@@ -248,7 +251,12 @@ def context_encoder(robot: Robot, recipe: Recipe) -> Encode | None:
     """What the policy of a recipe is told of ξ in training; None where it is told nothing."""
     if recipe.adaptation is None:
         return None
-    return corrupted(robot.space.low, robot.space.high, recipe.adaptation.error)
+    drawn = recipe.randomization
+    nominal = np.array(robot.space.nominal, float)
+    if drawn is None:
+        return corrupted(nominal, nominal, 0.0)
+    low, high = np.array([drawn.bounds(robot.space)[name] for name in robot.space.names]).T
+    return corrupted(low, high, recipe.adaptation.error)
 
 
 def describe(name: str, robot: Robot, recipe: Recipe) -> PolicySpec:

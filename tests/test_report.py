@@ -58,7 +58,7 @@ def adaptation(robot):
     samples = np.clip(rng.normal(1.2, spread, (64, space.K)), space.low, space.high)
     posterior = Posterior(
         "hopper", tuple(space.names), tuple(space.units), samples, np.full(64, 1 / 64), space.low,
-        space.high, prior, -1.0, -2.0, 50, {"pitch": 0.01},
+        space.high, prior, -1.0, -2.0, 0.1, 50, {"pitch": 0.01},
     )  # fmt: skip
     z = AdaptedState(
         1, "0" * 64, "context", tuple(space.names), tuple(posterior.mean), tuple(posterior.std),

@@ -82,13 +82,13 @@ def one_robot(
     policy: Policy, robot: Robot, artifact: Artifact, references: dict[str, Artifact],
     arguments: argparse.Namespace, seed: int, out: Path,
 ) -> dict[str, object]:  # fmt: skip
-    sim = Worlds(robot, 1, gap=arguments.gap, seed=seed)
-    sim.reset()
     n = arguments.episodes
     with address_of(f"{policy.spec.env}/{arguments.gap}", seed) as where:
         arms = {"zero-shot": returns(artifact, where, None, n)}
         adaptation = adapt(policy, f"{where[0]}:{where[1]}", seed=seed, out=out / f"adapt-{seed}")
         arms["adapted"] = returns(artifact, where, adaptation.z, n)
+        sim = Worlds(robot, 1, gap=arguments.gap, seed=seed)  # only now: adapting knows no ξ
+        sim.reset()
         for told in ("true", "other"):
             value = tell(policy, sim.xi, robot, told)
             assert value is not None

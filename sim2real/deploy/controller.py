@@ -312,12 +312,13 @@ class _Loop:
                 raise InputError(str(error)) from None
             stopped = f"silence: {error}"
         finally:
-            if stopped is not None:
-                self.robot.damp()
-            if samples:
-                self._finish(k, started, samples, rows, stopped)
-            else:  # the reset was not answered: an episode without a tick
-                self.results.append(EpisodeResult(None, 0, 0.0, False, False, stopped, None))
+            try:
+                self.robot.damp()  # before the log is written: no command holds while nobody drives
+            finally:
+                if samples:
+                    self._finish(k, started, samples, rows, stopped)
+                else:  # the reset was not answered: an episode without a tick
+                    self.results.append(EpisodeResult(None, 0, 0.0, False, False, stopped, None))
         return stopped is None
 
     def _drive(

@@ -56,11 +56,6 @@ def not_finite(obs: Mapping[str, Array], terms: tuple[Observation, ...]) -> str 
     return None
 
 
-def check_lengths(obs: Mapping[str, Array], contract: Contract) -> None:
-    """Raises InputError for a missing term or one of the wrong length."""
-    contract.flatten(obs)
-
-
 def tilt(value: Array) -> float:
     """Angle between the body's and the world's vertical [rad], in [0, π].
 
@@ -139,9 +134,11 @@ class Guards:
         self._late: deque[bool] = deque(maxlen=LATE_WINDOW)
 
     def age(self, age: float) -> Verdict:
-        """Of the newest sample [s]: held while it is too old, stopped when that lasts."""
+        """Of the newest sample [s]: held while it is too old, stopped when that lasts. A stamp from
+        the future, or none, tells no age: it counts as too old."""
         oldest = self.contract.max_observation_age
-        self.stale_ticks = self.stale_ticks + 1 if age > oldest else 0
+        fresh = -self.contract.control_period <= age <= oldest  # false for NaN
+        self.stale_ticks = 0 if fresh else self.stale_ticks + 1
         if not self.stale_ticks:
             return OK
         if self.stale_ticks < self.contract.safety.stale_ticks:

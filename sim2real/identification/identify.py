@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from sim2real import progress
 from sim2real.deploy.logs.npz import read_logs
 from sim2real.identification.posterior import Posterior
 from sim2real.identification.windows import Observers, Trajectory
-from sim2real.simulation.robot import Robot
+from sim2real.simulation.robot import MjcfRobot, Robot
 from sim2real.types import Array, InputError
 
 ROUNDS = 14
@@ -51,7 +52,8 @@ def explain(
     Candidates drawn from the prior p(ξ) are led to p(ξ) p(log | ξ)^β while β grows from zero to
     one, each time as far as leaves an effective half of them. At every β they are resampled and
     moved once by random-walk Metropolis with their own covariance. The size of the prediction
-    error is estimated along the way from the candidates that predict best. If `rounds` are used up
+    error is estimated along the way from the candidates that predict best, so the sequence is one
+    of approximations. If `rounds` are used up
     before β = 1, the posterior is the tempered one, wider than the truth. At the end, parameters of
     which the candidates claim more than the data say are drawn anew.
 
@@ -108,20 +110,28 @@ def explain(
         log_p = -beta * _cost(observers(probe), scale, length, held_out=False)
         log_p += prior.log_prob(probe)
         xi = _widened(xi, grid, log_p[: points * space.K].reshape(space.K, points), rng)
+    for k, parameter in enumerate(space.parameters):
+        if parameter.field == "actuator_delay":  # the simulation rounds it to physics steps
+            step = 1000 * float(robot.model.opt.timestep) if isinstance(robot, MjcfRobot) else 0.0
+            jitter = step * (rng.random(candidates) - 0.5)
+            xi[:, k] = np.clip(xi[:, k] + jitter, space.low[k], space.high[k])
     weights = np.full(candidates, 1.0 / candidates)
     mean = weights @ xi
     probe = np.tile(nominal, (candidates, 1))
     probe[0] = mean
     error = observers(probe)
-    held_out = -_cost(error, scale, length, held_out=True)
+    held_out = -_by_window(error[:2], scale, length, held_out=True)
+    gain = held_out[0] - held_out[1]
+    gain = gain[gain != 0.0]  # windows without data
     used, kept = _window_counts(error, length)
     rms = _rms_by_term(error[0], observers.columns)
     return Posterior(
         env=robot.name, names=tuple(space.names), units=tuple(space.units),
         samples=xi, weights=weights, low=np.array(space.low, float),
         high=np.array(space.high, float), prior_std=np.array(prior.std(), float),
-        log_likelihood=float(held_out[0] / kept) if kept else float("nan"),
-        log_likelihood_nominal=float(held_out[1] / kept) if kept else float("nan"),
+        log_likelihood=float(held_out[0].sum() / kept) if kept else float("nan"),
+        log_likelihood_nominal=float(held_out[1].sum() / kept) if kept else float("nan"),
+        gain_error=float(gain.std(ddof=1) / len(gain) ** 0.5) if len(gain) > 1 else float("nan"),
         windows=used, residual=rms,
     )  # fmt: skip
 
@@ -158,6 +168,7 @@ def _windows(error: Array, length: int) -> Array:
 def _scale(error: Array, length: int, before: Array | None) -> Array:
     """(length, D) size of the prediction error by lag, of the candidates that predict best."""
     w = _windows(error, length)
+    w = w[:, :, ~_held_out(w.shape[2])]
     total = np.nanmedian(np.abs(w), axis=(1, 2))  # (N, length, D)
     best = np.argsort(np.nanmean(total / np.nanmedian(total, axis=0), axis=(1, 2)))
     best = best[: max(len(best) // 10, 1)]
@@ -168,13 +179,19 @@ def _scale(error: Array, length: int, before: Array | None) -> Array:
 
 
 def _cost(error: Array, scale: Array, length: int, *, held_out: bool) -> Array:
-    """(N,) negative log-likelihood under a Student-t error, up to a constant. Errors inside a
-    window are one observation: they share its start, so they are averaged, not summed."""
+    """(N,) negative log-likelihood under a Student-t error, up to a constant."""
+    return _by_window(error, scale, length, held_out).sum(axis=1)
+
+
+def _by_window(error: Array, scale: Array, length: int, held_out: bool) -> Array:
+    """(N, windows) the same, window by window. What is inside a window is one observation: its
+    errors share a start and a body, so they are averaged over lags and columns, not summed."""
     w = _windows(error, length) / scale
     rho = 0.5 * (NU + 1) * np.log1p(w**2 / NU) + np.log(scale)
-    per_window = _nanmean(rho)
     mine = _held_out(w.shape[2]) == held_out
-    return np.nansum(per_window[:, :, mine], axis=(1, 2, 3))
+    per_window = _nanmean(rho)[:, :, mine]  # (N, E, W, D)
+    there = np.isfinite(per_window).all(axis=3)
+    return np.where(there, per_window.mean(axis=3), 0.0).reshape(len(w), -1)
 
 
 def _nanmean(rho: Array) -> Array:
@@ -244,6 +261,12 @@ def read_trajectories(logs: str | Path | Iterable[str | Path], robot: Robot) -> 
     """
     episodes: list[Trajectory] = []
     for log in read_logs(logs):
+        period = log.info.robot.control_period
+        if abs(period - robot.control_period) > 1e-9:
+            raise InputError(
+                f"the log of {log.info.started} has a control period of {period:g} s; "
+                f"'{robot.name}' has {robot.control_period:g} s"
+            )
         names = log.info.commands
         if sorted(names) != sorted(robot.actuators):
             raise InputError(
@@ -258,5 +281,10 @@ def read_trajectories(logs: str | Path | Iterable[str | Path], robot: Robot) -> 
                     f"the log of {log.info.started} has '{term.name}' with {term.size} values in "
                     f"{term.unit}; '{robot.name}' has {mine.size} in {mine.unit}"
                 )
-        episodes.append(Trajectory(log.obs, log.command[:, order]))
+        # in real time a sample may be missing or come twice: what is left are unbroken pieces
+        breaks = np.flatnonzero(np.diff(log.seq) != 1) + 1
+        for first, end in itertools.pairwise([0, *breaks.tolist(), len(log.seq)]):
+            if end - first > 1:
+                obs = {name: value[first:end] for name, value in log.obs.items()}
+                episodes.append(Trajectory(obs, log.command[first : end - 1, order]))
     return episodes

@@ -19,7 +19,11 @@ INFORMED = 0.5
 
 @dataclass(frozen=True)
 class Posterior:
-    """Weighted samples of ξ given logs, over the parameters `names` of one robot."""
+    """Weighted samples of ξ given logs, over the parameters `names` of one robot.
+
+    Its spread says which parameters the logs reveal; it is not calibrated: what the simulator
+    cannot express moves the mean, and the spread does not know of it.
+    """
 
     env: str
     names: tuple[str, ...]
@@ -37,6 +41,8 @@ class Posterior:
     """Per window, at the mean, on windows that the fit did not see; NaN where none were left."""
     log_likelihood_nominal: float
     """The same at the nominal ξ."""
+    gain_error: float
+    """Standard error of the difference of the two, over windows."""
     windows: int
     """Windows that the fit used."""
     residual: dict[str, float]

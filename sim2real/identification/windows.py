@@ -32,7 +32,8 @@ class Trajectory(NamedTuple):
 
 
 class Observers:
-    """Worlds that replay logged episodes under candidate physics.
+    """Worlds that replay logged episodes under candidate physics: the first `ticks` control steps
+    of each, which cover the landing and the first strides; more would cost more than it tells.
 
     Raises:
         InputError: the log determines nothing of this robot's state, or has no usable episode.
@@ -63,6 +64,11 @@ class Observers:
                     f"of its state (episode {number}); log joint positions and velocities"
                 )
             self._starts.append(state)
+            if set(episode.obs) != set(episodes[0].obs):
+                raise InputError(
+                    f"the logs differ in their terms: episode 0 has {', '.join(episodes[0].obs)}, "
+                    f"episode {number} has {', '.join(episode.obs)}; identify them apart"
+                )
         self._known_qpos, self._known_qvel = self._starts[0].known_qpos, self._starts[0].known_qvel
         self._compared = self._compared_terms(episodes[0])
         D = sum(t.size for t in self._compared)
@@ -100,16 +106,32 @@ class Observers:
         qpos, qvel = np.tile(self._qpos[:, 0], (N, 1)), np.tile(self._qvel[:, 0], (N, 1))
         data = engine.data
         data["last_action"] = np.zeros((N * E, self._command.shape[2]))
+        headings = [t.quaternion for t in self._compared if t.quaternion is not None]
         engine.reset(worlds, qpos, qvel)
         error = np.full((N, E, self.T, self._logged.shape[2]), np.nan)
         for t in range(self.T - 1):
             if t and t % self.length == 0:
+                before = {a: data["qpos"][:, a : a + 4].copy() for a in headings}
                 for name, logged, known in (
                     ("qpos", self._qpos, self._known_qpos),
                     ("qvel", self._qvel, self._known_qvel),
                 ):
                     data[name][:, known] = np.tile(logged[:, t][:, known], (N, 1))
-            engine.step(np.tile(self._command[:, t], (N, 1)), self.robot.config.frame_skip)
+                for a, own in before.items():
+                    data["qpos"][:, a : a + 4] = with_heading(data["qpos"][:, a : a + 4], own)
+            command = np.tile(self._command[:, t], (N, 1))
+            engine.step(command, self.robot.config.frame_skip)
+            data["last_action"][:] = command
             told = np.concatenate([term.read(data) for term in self._compared], axis=1)
             error[:, :, t + 1] = self._logged[None, :, t + 1] - told.reshape(N, E, -1)
         return error
+
+
+def with_heading(tilt: Array, own: Array) -> Array:
+    """(N, 4) quaternions w, x, y, z with the tilt of the first and the heading of the second: no
+    sensor gives a heading, so it stays the candidate's."""
+    w, x, y, z = np.moveaxis(own, 1, 0)
+    half = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)) / 2
+    c, s = np.cos(half), np.sin(half)
+    tw, tx, ty, tz = np.moveaxis(tilt, 1, 0)
+    return np.stack([c * tw - s * tz, c * tx - s * ty, c * ty + s * tx, c * tz + s * tw], axis=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -206,10 +206,3 @@ def corrupted(low: Array, high: Array, error: float) -> Encode:
         return np.clip(xi + noise, low, high)
 
     return encode
-
-
-def stack(venv: VecEnv, wrappers: Sequence[Callable[[VecEnv], VecEnv]]) -> VecEnv:
-    """Applies the wrappers, the first one innermost."""
-    for wrap in wrappers:
-        venv = wrap(venv)
-    return venv

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from sim2real.simulation.gymnasium_robot import GymnasiumRobot
 from sim2real.simulation.reality import Reality
 from sim2real.simulation.robot import Robot
 from sim2real.types import Array, InputError, Step
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 

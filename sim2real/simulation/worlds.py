@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
@@ -15,8 +15,6 @@ from sim2real.simulation.reality import Reality
 from sim2real.simulation.robot import MjcfRobot, Robot
 from sim2real.simulation.terms import Term
 from sim2real.types import Array, InputError, Step
-
-Sampler = Callable[[np.random.Generator, int], Array]
 
 
 class Start(NamedTuple):

@@ -77,7 +77,9 @@ class ContextAdapter:
 def from_posterior(posterior: Posterior, space: ParameterSpace) -> Array:
     """(K,) the context that a posterior gives: its mean where the logs tell something, and drawn
     towards the nominal value by how little they tell elsewhere."""
-    trust = np.clip(1 - (posterior.std / posterior.prior_std) ** 2, 0.0, 1.0)
-    trust = np.where(posterior.informed, 1.0, trust)
+    fixed = posterior.prior_std == 0  # a range of one point: there is nothing to tell
+    share = posterior.std / np.where(fixed, 1.0, posterior.prior_std)
+    trust = np.where(posterior.informed, 1.0, np.clip(1 - share**2, 0.0, 1.0))
+    trust = np.where(fixed, 0.0, trust)
     context = trust * posterior.mean + (1 - trust) * np.array(space.nominal, float)
     return np.clip(context, space.low, space.high)

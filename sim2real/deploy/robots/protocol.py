@@ -39,8 +39,8 @@ What a server must do:
   stamps. After half a second without a COMMAND the server damps by itself.
 * After TERMINATED or TRUNCATED nothing moves until RESET: COMMANDs are answered (in real time:
   periods are filled) with the last observation, its flags still set, reward 0.
-* DAMP: no force (zero command within the limits) until RESET; commands are ignored, in lockstep
-  answered like those after the end of an episode. Not answered; sent more than once.
+* DAMP: no force (zero command within the limits) until RESET: time goes on under it, commands are
+  ignored, and in lockstep each is answered after its period. Not answered; sent more than once.
 * BYE: damp, forget the peer.
 * Anything that is not a message is ignored; another version is answered by ERROR.
 """
