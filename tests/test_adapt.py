@@ -110,7 +110,7 @@ def test_the_gate_on_returns(before, after, accepted):
 def test_the_gate_says_what_it_saw():
     accepted, said = by_return(np.array([10.0, 20.0]), np.array([30.0, 40.0]))
     assert accepted
-    assert said == "return 15 before, 35 after, standard error 7"
+    assert said == "return 15 before, 35 after, standard error 7.1"
 
 
 def test_the_gate_on_held_out_windows(hopper):

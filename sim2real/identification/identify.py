@@ -261,17 +261,17 @@ def read_trajectories(logs: str | Path | Iterable[str | Path], robot: Robot) -> 
     """
     episodes: list[Trajectory] = []
     for log in read_logs(logs):
-        period = log.info.robot.control_period
-        if abs(period - robot.control_period) > 1e-9:
-            raise InputError(
-                f"the log of {log.info.started} has a control period of {period:g} s; "
-                f"'{robot.name}' has {robot.control_period:g} s"
-            )
         names = log.info.commands
         if sorted(names) != sorted(robot.actuators):
             raise InputError(
                 f"the log of {log.info.started} drives {', '.join(names)}; '{robot.name}' has "
                 f"{', '.join(robot.actuators)}"
+            )
+        period = log.info.robot.control_period
+        if abs(period - robot.control_period) > 1e-9:
+            raise InputError(
+                f"the log of {log.info.started} has a control period of {period:g} s; "
+                f"'{robot.name}' has {robot.control_period:g} s"
             )
         order = [names.index(name) for name in robot.actuators]
         for term in log.info.robot.terms:
