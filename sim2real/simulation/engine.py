@@ -11,6 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import mjbatch
 import mujoco
@@ -55,7 +56,9 @@ class MjbatchEngine(Engine):
     def __init__(
         self, model: mujoco.MjModel, num_worlds: int, fields: Sequence[str], threads: int
     ) -> None:
+        before = _threads()
         self._batch = mjbatch.Batch(model, num_worlds, min(threads, num_worlds))
+        _spread(sorted(_threads() - before))
         names = ("qpos", "qvel", *fields)
         derived = [n for n in names if hasattr(mujoco.MjData, n)]
         self.data = {n: self._batch.bind(n) for n in derived}
@@ -85,6 +88,22 @@ class MjbatchEngine(Engine):
     def step(self, ctrl: Array, nstep: int) -> None:
         self._ctrl[:] = ctrl
         self._batch.step(nstep=nstep)
+
+
+def _threads() -> set[int]:
+    """The threads of this process; none where the system does not list them."""
+    tasks = Path("/proc/self/task")
+    return {int(t.name) for t in tasks.iterdir()} if tasks.is_dir() else set()
+
+
+def _spread(workers: Sequence[int]) -> None:
+    """Gives every worker a core of its own, where there are as many as cores. Woken together for a
+    few milliseconds, they are else put on the same core now and then: measured on two cores,
+    stepping 128 hoppers then loses a fifth."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(workers) == len(cores) > 1:
+        for worker, core in zip(workers, cores, strict=True):
+            os.sched_setaffinity(worker, {core})
 
 
 class ReferenceEngine(Engine):
