@@ -132,7 +132,17 @@ def table(out: Path, seed: int, robots: int) -> str:
     episodes, seconds, falls = (
         float(np.mean([a[key] for a in spent])) for key in ("episodes", "seconds", "falls")
     )
+    names = [row["name"] for row in spent[0]["posterior"]]
+    held = np.array(
+        [
+            [abs(row["mean"] - x) < 1.645 * row["std"] for row, x in zip(p, f["xi"], strict=True)]
+            for f, p in ((f, f["adaptation"]["posterior"]) for f in found)
+        ]
+    )  # (robots, K)
+    covered = ", ".join(f"{n} {int(c)}" for n, c in zip(names, held.sum(axis=0), strict=True))
     lines += [
+        "",
+        f"90 % intervals that held the truth, of {robots}: {covered}.",
         "",
         f"Accepted on {accepted} of {robots}; {episodes:.0f} episodes, {seconds:.0f} s and "
         f"{falls:.1f} falls per robot. Share of the way to the true context, robots resampled: "
