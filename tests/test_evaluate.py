@@ -199,8 +199,9 @@ def test_every_cell_of_a_grid_is_an_evaluation_at_its_place(policy, hopper):
         for j, mass in enumerate((0.6, 2.0)):
             xi = {"motor_strength": strength, "torso_mass": mass}
             cell = evaluate(policy, hopper, xi=xi, episodes=1, seed=9 + 2 * i + j)
-            # the network's last bits depend on the size of the batch
-            assert map_.mean[i, j] == pytest.approx(cell.returns[0], rel=0.02)
+            # the network's last bits depend on the size of the batch, and contacts enlarge them
+            assert map_.mean[i, j] == pytest.approx(cell.returns[0], rel=0.05)
+    assert np.ptp(map_.mean) > 0.1 * map_.mean.mean()  # not all alike
 
 
 def test_a_grid_keeps_the_gap(policy, hopper):

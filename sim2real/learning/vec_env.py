@@ -82,11 +82,11 @@ class WorldsVecEnv(VecEnv):
 
 
 def _rows(columns: dict[str, Array], n: int) -> list[dict[str, Any]]:
-    if not columns:
-        return [{} for _ in range(n)]
-    names = tuple(columns)
-    values = zip(*(c.tolist() if c.ndim == 1 else c for c in columns.values()), strict=True)
-    return [dict(zip(names, row, strict=True)) for row in values]
+    rows: list[dict[str, Any]] = [{} for _ in range(n)]
+    for name, column in columns.items():
+        for row, value in zip(rows, column.tolist() if column.ndim == 1 else column, strict=True):
+            row[name] = value
+    return rows
 
 
 class History(VecEnvWrapper):

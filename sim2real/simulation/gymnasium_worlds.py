@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sim2real.dynamics.distribution import Distribution
+from sim2real.simulation.draws import Draws
 from sim2real.simulation.gap import Gap, sample
 from sim2real.simulation.gymnasium_robot import GymnasiumRobot
 from sim2real.simulation.reality import Reality
@@ -79,7 +80,7 @@ class GymnasiumWorlds:
         self.space = robot.space
         self.model = robot.model
         self.gap = robot.gap(gap)
-        self.draw = draw
+        self.draws = Draws(self.space, B, draw)
         self.terms = robot.observation(observe)
         self.dictionary = robot.interface.dictionary and observe in (None, "v5")
         """The terms are the keys of the environment's own dictionary observation."""
@@ -113,14 +114,11 @@ class GymnasiumWorlds:
         B, gap = self.num_worlds, self.gap
         self._seeds: list[int | None] = [seed + i for i in range(B)]
         self._noise_seed = [seed] * B
-        self._xi_rng = [
-            np.random.default_rng(np.random.SeedSequence([seed, i, 1])) for i in range(B)
-        ]
+        self.draws.seed(seed)
         robots = [np.random.default_rng(np.random.SeedSequence([seed, i, 2])) for i in range(B)]
         self.episodes[:] = 0
-        self._pinned = np.full((B, self.space.K), np.nan)  # ξ that the gap decides
         for name, value in gap.xi.items():
-            self._pinned[:, self.space.names.index(name)] = sample(value, robots)
+            self.draws.pinned[:, self.space.names.index(name)] = sample(value, robots)
         milliseconds = sample(gap.latency.action_ms, robots)
         self._delay = np.floor(milliseconds / 1000 / self.control_period + 0.5).astype(int)
         self._queue = np.zeros((self._delay.max() + 1, B, len(self.action_low)))  # newest first
@@ -140,7 +138,7 @@ class GymnasiumWorlds:
         """Restarts the streams of one world's environment, as `reset(seed=...)` of it would, of
         its ξ and of its noise. The robot that the world drew from its gap stays."""
         self._seeds[world] = seed
-        self._xi_rng[world] = np.random.default_rng(np.random.SeedSequence([seed, world, 1]))
+        self.draws.seed_world(world, seed)
         self._noise_seed[world] = seed
         self.episodes[world] = 0
 
@@ -164,7 +162,7 @@ class GymnasiumWorlds:
         index = np.arange(self.num_worlds) if worlds is None else np.asarray(worlds)
         index = np.flatnonzero(index) if index.dtype == bool else index
         if starts is None:
-            new_xi = self._next_xi(index, xi)
+            new_xi = self.draws.next(index) if xi is None else self.draws.given(index, xi)
             starts = [
                 GymnasiumStart(
                     new_xi[row],
@@ -288,15 +286,6 @@ class GymnasiumWorlds:
 
     def _observe(self) -> Array:
         return np.concatenate([term.read(self.data) for term in self.terms], axis=1)
-
-    def _next_xi(self, worlds: Array, xi: Array | None) -> Array:
-        if xi is not None:
-            return np.broadcast_to(np.asarray(xi, float), (len(worlds), self.space.K)).copy()
-        new = np.tile(self.space.nominal, (len(worlds), 1))
-        if self.draw is not None:
-            new = np.concatenate([self.draw.sample(self._xi_rng[i], 1) for i in worlds])
-        pinned = self._pinned[worlds]
-        return np.where(np.isnan(pinned), new, pinned)
 
     def _write(self, worlds: Array, xi: Array) -> None:
         self.space.check(xi)

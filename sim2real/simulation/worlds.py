@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 
 from sim2real.dynamics.distribution import Distribution
+from sim2real.simulation.draws import Draws
 from sim2real.simulation.engine import make_engine
 from sim2real.simulation.gap import Gap, sample
 from sim2real.simulation.reality import Reality
@@ -74,7 +75,7 @@ class Worlds:
         self.task = robot.task
         self.space = robot.space
         self.gap = gap = robot.gap(gap)
-        self.draw = draw
+        self.draws = Draws(self.space, B, draw)
         self.terms = robot.observation(observe)
         self.obs_size = sum(t.size for t in self.terms)
         self.control_period = robot.control_period
@@ -91,7 +92,6 @@ class Worlds:
         self.starts: list[Start | None] = [None] * B
         self.xi = np.repeat(self.space.nominal[None], B, axis=0)  # (B, K)
         self._written = self.xi.copy()
-        self._pinned = np.full((B, self.space.K), np.nan)  # ξ that the gap decides
         self.seed(seed)
 
     def seed(self, seed: int) -> None:
@@ -100,17 +100,15 @@ class Worlds:
         self._reset_rng = [
             np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed + i))) for i in range(B)
         ]
-        self._xi_rng = [
-            np.random.default_rng(np.random.SeedSequence([seed, i, 1])) for i in range(B)
-        ]
+        self.draws.seed(seed)
         robots = [np.random.default_rng(np.random.SeedSequence([seed, i, 2])) for i in range(B)]
         self.episodes[:] = 0
         self._noise_seed = [seed] * B
         for name, value in gap.xi.items():
-            self._pinned[:, self.space.names.index(name)] = sample(value, robots)
+            self.draws.pinned[:, self.space.names.index(name)] = sample(value, robots)
         if gap.latency.action_ms != 0.0:
             delay = [p.field == "actuator_delay" for p in self.space.parameters].index(True)
-            self._pinned[:, delay] = sample(gap.latency.action_ms, robots)
+            self.draws.pinned[:, delay] = sample(gap.latency.action_ms, robots)
         self._lag = np.maximum(sample(gap.actuators.lag_ms, robots) / 1000, 1e-9)
         self._reality: Reality | None = None
         if gap != Gap(description=gap.description, xi=gap.xi):
@@ -130,7 +128,7 @@ class Worlds:
         """Restarts the streams of one world's initial states, as Gymnasium's `reset(seed=...)`, of
         its ξ and of its noise. The robot that the world drew from its gap stays."""
         self._reset_rng[world] = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
-        self._xi_rng[world] = np.random.default_rng(np.random.SeedSequence([seed, world, 1]))
+        self.draws.seed_world(world, seed)
         self._noise_seed[world] = seed
         self.episodes[world] = 0
 
@@ -152,7 +150,10 @@ class Worlds:
             (B, O) observations; rows of worlds that were not reset are their latest.
         """
         index = _indices(worlds, self.num_worlds)
-        new_xi = self._next_xi(index, xi) if starts is None else np.stack([s.xi for s in starts])
+        if starts is not None:
+            new_xi = np.stack([s.xi for s in starts])
+        else:
+            new_xi = self.draws.next(index) if xi is None else self.draws.given(index, xi)
         self._write(index, new_xi)
         model = self.robot.model
         qpos, qvel = np.zeros((len(index), model.nq)), np.zeros((len(index), model.nv))
@@ -229,15 +230,6 @@ class Worlds:
     def _observe(self) -> Array:
         parts = [term.read(self.data) for term in self.terms]
         return np.concatenate(parts, axis=1) if len(parts) > 1 else np.array(parts[0])
-
-    def _next_xi(self, worlds: Array, xi: Array | None) -> Array:
-        if xi is not None:
-            return np.broadcast_to(np.asarray(xi, float), (len(worlds), self.space.K)).copy()
-        new = np.tile(self.space.nominal, (len(worlds), 1))
-        if self.draw is not None:
-            new = np.concatenate([self.draw.sample(self._xi_rng[i], 1) for i in worlds])
-        pinned = self._pinned[worlds]
-        return np.where(np.isnan(pinned), new, pinned)
 
     def _write(self, worlds: Array, xi: Array) -> None:
         self.space.check(xi)

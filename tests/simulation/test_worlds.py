@@ -1,6 +1,7 @@
 """Worlds against Gymnasium, against Stable-Baselines3's own VecEnv, and against themselves."""
 
 import copy
+import time
 from typing import Any
 
 import gymnasium
@@ -11,7 +12,9 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import sim2real.learning.gym
+from sim2real.dynamics.distribution import Uniform
 from sim2real.make import make_env, make_vec
+from sim2real.simulation.draws import Draws
 from sim2real.simulation.gap import Actuators, Draw, Gap, Latency, Network, Sensor
 from sim2real.simulation.robot import Robot
 from sim2real.simulation.worlds import Start, Worlds
@@ -449,3 +452,55 @@ def test_an_action_of_another_shape_is_refused():
     worlds.reset()
     with pytest.raises(InputError, match=r"shape \(3,\); hopper with 2 worlds takes \(2, 3\)"):
         worlds.step(np.zeros(3))
+
+
+# Draws
+
+
+def test_another_distribution_holds_from_the_next_episode_on():
+    robot = Robot.load("hopper")
+    worlds = Worlds(robot, 3, draw=robot.space.prior(), threads=1)
+    worlds.reset()
+    before = worlds.xi.copy()
+    worlds.draws.distribution = Uniform(robot.space.nominal, robot.space.nominal)
+    np.testing.assert_array_equal(worlds.xi, before)
+    worlds.reset()
+    np.testing.assert_array_equal(worlds.xi, np.tile(robot.space.nominal, (3, 1)))
+
+
+def test_draws_ahead_are_the_draws_of_the_stream():
+    space = Robot.load("hopper").space
+    draws = Draws(space, 2, space.prior())
+    draws.seed(5)
+    one_by_one = np.array([draws.next(np.array([1]))[0] for _ in range(20)])
+    draws.seed(5)
+    for _ in range(20):
+        draws.next(np.array([0]))  # what another world does changes nothing
+    np.testing.assert_array_equal([draws.next(np.array([1]))[0] for _ in range(20)], one_by_one)
+    assert len(np.unique(one_by_one, axis=0)) == 20
+
+
+# The clock of MuJoCo's bindings
+
+
+@pytest.mark.parametrize("engine", ["mjbatch", "reference"])
+def test_stepping_stops_the_profiling_clock(engine):
+    robot = Robot.load("hopper")
+    worlds = Worlds(robot, 2, engine=engine, threads=1)
+    worlds.reset()
+    other = mujoco.MjData(robot.model)  # the bindings start the clock here
+    worlds.step(np.zeros((2, 3)))
+    mujoco.mj_step(robot.model, other)
+    assert other.timer[mujoco.mjtTimer.mjTIMER_STEP].duration == 0.0
+
+
+def test_a_clock_of_ones_own_stays():
+    worlds = Worlds(Robot.load("hopper"), 1, threads=1)
+    worlds.reset()
+    clock = time.perf_counter
+    mujoco.set_mjcb_time(clock)
+    try:
+        worlds.step(np.zeros((1, 3)))
+        assert mujoco.get_mjcb_time() is clock
+    finally:
+        mujoco.set_mjcb_time(None)
