@@ -287,9 +287,18 @@ def _convert_union(members: tuple[Any, ...], value: Any, place: _Place, declared
             return _convert(others[0], value, place)
         raise place.error(f"expected {_named(declared)}, got {_shown(value)}")
     if isinstance(value, Mapping):
-        # The member that shares most keys is the one that was meant: its message helps most.
-        keys = set(cast("Mapping[Any, Any]", value))
-        fitting.sort(key=lambda member: -len(keys & set(_field_names(member))))
+        # A member that is named by its tag, as `method: uniform`, was meant; else the one that
+        # shares most keys: its message helps most.
+        entries = cast("Mapping[Any, Any]", value)
+        tagged = [member for member in fitting if _has_tag_of(member, entries)]
+        tags = [tag for member in fitting for tag in _tags(member).items()]
+        if not tagged and (wrong := [(k, entries[k]) for k, _ in tags if k in entries]):
+            key, given = wrong[0]
+            known = [str(choice) for k, choice in tags if k == key]
+            hint = nearest(str(given), known)
+            raise (place / key).error(f"expected one of {', '.join(known)}, got {given!r}{hint}")
+        fitting = tagged or fitting
+        fitting.sort(key=lambda member: -len(set(entries) & set(_field_names(member))))
     first: InputError | None = None
     for member in fitting:
         try:
@@ -321,6 +330,22 @@ def _fits(member: Any, value: Any) -> bool:
     if origin is Path:
         return isinstance(value, (str, os.PathLike))
     return isinstance(origin, type) and isinstance(value, origin)
+
+
+def _tags(member: Any) -> dict[str, Any]:
+    """The fields of a dataclass that can have one value only, and so tell it from others."""
+    if not dataclasses.is_dataclass(member):
+        return {}
+    hints = get_type_hints(cast("type[Any]", member))
+    choices = {
+        n: get_args(hints[n]) for n in _field_names(member) if get_origin(hints[n]) is Literal
+    }
+    return {name: values[0] for name, values in choices.items() if len(values) == 1}
+
+
+def _has_tag_of(member: Any, entries: Mapping[Any, Any]) -> bool:
+    tags = _tags(member)
+    return bool(tags) and all(entries.get(name) == value for name, value in tags.items())
 
 
 def _field_names(member: Any) -> list[str]:

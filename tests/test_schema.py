@@ -371,3 +371,40 @@ def test_a_schema_with_an_unknown_type_is_the_programmers_error():
     assert [f.name for f in fields(Wrong)] == ["value"]
     with pytest.raises(TypeError, match="does not know the type"):
         schema.read(Wrong, {"value": 1})
+
+
+# Tagged unions
+
+
+@dataclass(frozen=True)
+class _Round:
+    method: Literal["round"] = "round"
+    radius: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Square:
+    method: Literal["square"] = "square"
+    radius: float = 2.0
+
+
+@dataclass(frozen=True)
+class _Shaped:
+    shape: Literal["none"] | _Round | _Square
+
+
+def test_a_tag_decides_which_member_of_a_union_is_meant():
+    read_ = schema.read(_Shaped, {"shape": {"method": "square", "radius": 3}})
+    assert read_.shape == _Square(radius=3.0)
+    assert schema.read(_Shaped, {"shape": {"radius": 3}}).shape == _Round(radius=3.0)
+
+
+@pytest.mark.parametrize("tag", ["sqare", "triangle", "Round"])
+def test_a_tag_that_no_member_has_is_refused_with_those_there_are(tag):
+    with pytest.raises(InputError, match=rf"shape\.method: expected one of round, square.*{tag}"):
+        schema.read(_Shaped, {"shape": {"method": tag, "radius": 3}})
+
+
+def test_a_member_with_a_right_tag_says_itself_what_is_wrong():
+    with pytest.raises(InputError, match=r"shape\.side: unknown key.*method, radius"):
+        schema.read(_Shaped, {"shape": {"method": "square", "side": 3}})
