@@ -50,8 +50,8 @@ def film(
     """
     worlds = make_worlds(robot, 1, gap=gap, observe=observation_names(policy, robot), seed=seed)
     obs = worlds.reset()
-    model = copy.copy(robot.model)
-    robot.space.write(model, worlds.xi[0])
+    model = copy.copy(worlds.model)
+    worlds.space.write(model, worlds.xi[0])
     z = list(policy.initial(1))
     if context is not None:
         z[policy.z_names.index("context")] = torch.tensor(context[None], dtype=torch.float32)

@@ -3,17 +3,19 @@
 A `Gap` is data. Every number in it may be a value or a distribution, which makes the gap a family
 of robots: each world draws its own robot once and keeps it over all its episodes. Physics (ξ),
 latency of the action and actuator lag go into the MuJoCo model itself; everything else is a
-function on the arrays that pass between policy and physics: see `reality.py`.
+function on the arrays that pass between policy and physics: see `reality.py`. Shapes and edits are
+plain numbers, for they are compiled once into another nominal model (`edits.py`), on which ξ acts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, cast
 
 import numpy as np
 
+from sim2real.simulation.edits import Edit, Shape
 from sim2real.simulation.terms import Term
 from sim2real.types import Array, InputError, nearest
 
@@ -143,6 +145,10 @@ class Gap:
     description: str = ""
     xi: dict[str, Value] = field(default_factory=dict[str, Value])
     """Dynamics parameters by name, in their units."""
+    shape: list[Shape] = field(default_factory=list[Shape])
+    """Geoms, bodies and joints that lie elsewhere or are larger or smaller than in the model."""
+    edits: list[Edit] = field(default_factory=list[Edit])
+    """Fields of the model, as shaped, that are other than compiled."""
     latency: Latency = field(default_factory=Latency)
     actuators: Actuators = field(default_factory=Actuators)
     sensors: dict[str, Sensor] = field(default_factory=dict[str, Sensor])
@@ -155,6 +161,20 @@ class Gap:
     def lag(self) -> bool:
         """Whether the model needs actuators with a state."""
         return _present(self.actuators.lag_ms)
+
+    @property
+    def edited(self) -> bool:
+        """Whether the robot has another nominal model than the simulator."""
+        return bool(self.shape or self.edits)
+
+    @property
+    def in_the_model(self) -> bool:
+        """Whether the model has all of it: commands and observations pass as they are."""
+        return replace(self, description="", xi={}, shape=[], edits=[]) == Gap()
+
+    def robot(self, seed: int) -> Gap:
+        """One robot of the family: every distribution replaced by a draw."""
+        return _drawn(self, np.random.default_rng(np.random.SeedSequence([seed, 7])))
 
     def check(self, terms: Mapping[str, Term], actuators: Sequence[str], where: str) -> None:
         """Raises InputError where the gap names a term or an actuator that the robot lacks."""
@@ -170,6 +190,19 @@ class Gap:
                     f"{where}: actuators: weak: no actuator '{name}'{nearest(name, actuators)}; "
                     f"the actuators are {', '.join(actuators)}"
                 )
+
+
+def _drawn(value: Any, rng: np.random.Generator) -> Any:
+    if isinstance(value, Draw):
+        return value.sample(rng)
+    if isinstance(value, Mapping):
+        entries = cast("Mapping[str, Any]", value)
+        return {name: _drawn(entry, rng) for name, entry in entries.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(
+            value, **{f.name: _drawn(getattr(value, f.name), rng) for f in fields(value)}
+        )
+    return value
 
 
 def _present(value: Value) -> bool:

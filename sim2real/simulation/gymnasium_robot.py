@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import mujoco
 import numpy as np
 
+from sim2real.simulation.edits import apply
 from sim2real.simulation.gap import Gap, Mounting
 from sim2real.simulation.robot import Robot
 from sim2real.simulation.terms import SOURCES, Term, TermConfig, resolve
@@ -119,11 +120,19 @@ class GymnasiumRobot(Robot):
             float(bare.dt), env.spec.max_episode_steps,  # type: ignore[attr-defined]
         )  # fmt: skip
 
-    def compile(self, *, lag: bool = False) -> mujoco.MjModel:
-        """The model of a fresh environment. Raises InputError for `lag`: see COMPILED."""
-        if lag:
+    def compile(self, gap: Gap | None = None) -> mujoco.MjModel:
+        """The model of a fresh environment, with the edits of a gap. Raises InputError for actuator
+        lag, see COMPILED, and for shapes."""
+        gap = gap or Gap()
+        if gap.lag:
             raise InputError(f"{self.name}: lag_ms has no meaning: {COMPILED}")
+        if gap.shape:
+            raise InputError(
+                f"shape: {self.name} compiles its own model, and nobody else can give it another "
+                "shape; use edits"
+            )
         bare: Any = self.make().unwrapped
+        apply(bare.model, gap.edits)
         return bare.model
 
     @property

@@ -17,6 +17,7 @@ import numpy as np
 
 from sim2real.dynamics.distribution import Distribution
 from sim2real.simulation.draws import Draws
+from sim2real.simulation.edits import apply
 from sim2real.simulation.gap import Gap, sample
 from sim2real.simulation.gymnasium_robot import GymnasiumRobot
 from sim2real.simulation.reality import Reality
@@ -77,9 +78,9 @@ class GymnasiumWorlds:
             )
         self.robot = robot
         self.num_worlds = B = num_worlds
-        self.space = robot.space
-        self.model = robot.model
-        self.gap = robot.gap(gap)
+        self.gap = gap = robot.gap(gap)
+        self.model = robot.compile(gap) if gap.edited else robot.model
+        self.space = robot.space_of(gap, self.model)
         self.draws = Draws(self.space, B, draw)
         self.terms = robot.observation(observe)
         self.dictionary = robot.interface.dictionary and observe in (None, "v5")
@@ -89,6 +90,8 @@ class GymnasiumWorlds:
         self.action_low, self.action_high = robot.command_range
         self._envs = [robot.make() for _ in range(B)]
         self._bare: list[Any] = [env.unwrapped for env in self._envs]
+        for bare in self._bare:
+            apply(bare.model, gap.edits)
         threads = min(threads or os.cpu_count() or 1, B)
         self._chunks = np.array_split(np.arange(B), threads)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
@@ -124,7 +127,7 @@ class GymnasiumWorlds:
         self._queue = np.zeros((self._delay.max() + 1, B, len(self.action_low)))  # newest first
         self.latency_note = self._describe_latency(milliseconds)
         self._reality: Reality | None = None
-        if gap != Gap(description=gap.description, xi=gap.xi):
+        if not gap.in_the_model:
             low, high = self.action_low, self.action_high
             dof = np.zeros(len(low), int)
             if gap.actuators.stiction != 0.0:

@@ -18,6 +18,7 @@ import numpy as np
 
 from sim2real import content, schema
 from sim2real.dynamics.parameter import Parameter, ParameterSpace
+from sim2real.simulation import edits
 from sim2real.simulation.gap import Gap, Latency
 from sim2real.simulation.tasks.base import Task
 from sim2real.simulation.tasks.loading import load_task, read_term, task_path
@@ -103,11 +104,12 @@ class Robot(ABC):
         return str(self.folder / "env.yaml")
 
     @abstractmethod
-    def compile(self, *, lag: bool = False) -> mujoco.MjModel:
-        """A fresh nominal MjModel; with `lag`, its actuators have a first-order state.
+    def compile(self, gap: Gap | None = None) -> mujoco.MjModel:
+        """A fresh nominal MjModel; that of a gap has its shapes and edits, and, where actuators
+        lag, a first-order state in each.
 
         Raises:
-            InputError: there is no such model, or its actuators cannot have that state.
+            InputError: there is no such model, or it cannot be what the gap says.
         """
 
     @property
@@ -160,6 +162,22 @@ class Robot(ABC):
         except InputError as error:
             raise InputError(f"{self.where}: {error}") from None
 
+    def space_of(self, gap: Gap, model: mujoco.MjModel) -> ParameterSpace:
+        """ξ in the worlds of a gap: the same parameters, relative to `model`, its nominal.
+
+        Raises:
+            InputError: a parameter of env.yaml has no meaning in the edited model.
+        """
+        if not gap.edited:
+            return self.space
+        try:
+            return ParameterSpace(self.config.parameters, model)
+        except InputError as error:
+            raise InputError(
+                f"the edited model no longer suits {self.where}: {error}; edit less, or say it "
+                "under xi"
+            ) from None
+
     @cached_property
     def terms(self) -> dict[str, Term]:
         """Every observation term by name, those of the environment's own observation included."""
@@ -202,6 +220,11 @@ class Robot(ABC):
                     f"the parameters are {', '.join(known)}"
                 )
         self._check_gap(gap, where)
+        if gap.edited:
+            try:
+                self.space_of(gap, self.compile(gap))
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from None
         return gap
 
 
@@ -228,18 +251,22 @@ class MjcfRobot(Robot):
     def _delays(self) -> bool:
         return any(p.field == "actuator_delay" for p in self.config.parameters)
 
-    def compile(self, *, lag: bool = False) -> mujoco.MjModel:
-        """A fresh nominal MjModel; with `lag`, its actuators have a first-order state.
+    def compile(self, gap: Gap | None = None) -> mujoco.MjModel:
+        """A fresh nominal MjModel; that of a gap has its shapes and edits, and, where actuators
+        lag, a first-order state in each.
 
         Raises:
-            InputError: MuJoCo refuses the model, or an actuator already has dynamics.
+            InputError: MuJoCo refuses the model, an actuator already has dynamics, or the model has
+                not what a shape or an edit names.
         """
+        gap = gap or Gap()
         try:
             spec = mujoco.MjSpec.from_file(str(self.model_path))
+            edits.reshape(spec, gap.shape)
             for actuator in spec.actuators:
                 if self._delays:
                     actuator.nsample, actuator.delay, actuator.interp = LATENCY_SAMPLES, 0.0, 0
-                if lag:
+                if gap.lag:
                     if actuator.dyntype != mujoco.mjtDyn.mjDYN_NONE:
                         raise InputError(
                             f"{self.name}: lag_ms has no meaning for actuator '{actuator.name}', "
@@ -247,7 +274,9 @@ class MjcfRobot(Robot):
                         )
                     actuator.dyntype = mujoco.mjtDyn.mjDYN_FILTEREXACT
                     actuator.dynprm[0] = 1e-9
-            return spec.compile()
+            model = spec.compile()
+            edits.apply(model, gap.edits)
+            return model
         except ValueError as error:
             if isinstance(error, InputError):
                 raise

@@ -73,15 +73,14 @@ class Worlds:
         self.robot = robot
         self.num_worlds = B = num_worlds
         self.task = robot.task
-        self.space = robot.space
         self.gap = gap = robot.gap(gap)
+        self.model = model = robot.compile(gap)
+        self.space = robot.space_of(gap, model)
         self.draws = Draws(self.space, B, draw)
         self.terms = robot.observation(observe)
         self.obs_size = sum(t.size for t in self.terms)
         self.control_period = robot.control_period
         self.action_low, self.action_high = robot.command_range
-        model = robot.compile(lag=gap.lag)
-        self.model = model
         fields = needed_fields(robot, self.terms)
         self._engine = make_engine(engine, model, B, fields, threads)
         self.data = self._engine.data
@@ -111,7 +110,7 @@ class Worlds:
             self.draws.pinned[:, delay] = sample(gap.latency.action_ms, robots)
         self._lag = np.maximum(sample(gap.actuators.lag_ms, robots) / 1000, 1e-9)
         self._reality: Reality | None = None
-        if gap != Gap(description=gap.description, xi=gap.xi):
+        if not gap.in_the_model:
             driven = gap.actuators.stiction != 0.0
             low, high = self.action_low, self.action_high
             self._reality = Reality(

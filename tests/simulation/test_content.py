@@ -163,7 +163,8 @@ def test_the_tilt_is_something_that_can_be_measured(name):
 @every_env
 def test_the_gaps_are_mild_worn_and_unseen(name):
     robot = Robot.load(name)
-    assert content.gap_names(name) == ("mild", "unseen", "worn")
+    own = [g for g in content.gap_names(name) if not g.startswith("odrl_") and g != "dead_actuator"]
+    assert own == ["mild", "unseen", "worn"]
     mild, worn, unseen = (robot.gap(gap) for gap in ("mild", "worn", "unseen"))
     for gap in (mild, worn, unseen):
         assert gap.description

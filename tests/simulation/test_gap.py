@@ -510,3 +510,29 @@ def test_effects_without_meaning_are_refused(cart_folder):
     (cart_folder / "cart.xml").write_text(tendon)
     with pytest.raises(InputError, match="stiction has no meaning"):
         Worlds(Robot.load(cart_folder), 1, gap=Gap(actuators=Actuators(stiction=0.1)))
+
+
+# One robot of a family
+
+
+def test_one_robot_of_a_family_has_values_and_no_distributions():
+    family = Robot.load("hopper").gap("worn")
+    a, b, again = family.robot(0), family.robot(1), family.robot(0)
+    assert a == again != b
+    for name, value in a.xi.items():
+        ends = family.xi[name]
+        assert isinstance(value, float)
+        assert ends.low <= value <= ends.high
+    assert a.sensors == family.sensors  # plain values stay
+
+
+def test_worlds_of_one_robot_are_alike():
+    robot = Robot.load("hopper")
+    worlds = Worlds(robot, 4, gap=robot.gap("worn").robot(3))
+    worlds.reset()
+    assert (worlds.xi == worlds.xi[0]).all()
+
+
+def test_edits_stay_as_they_are():
+    gap = Robot.load("hopper").gap("odrl_morphology_easy")
+    assert gap.robot(5) == gap
