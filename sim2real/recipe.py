@@ -9,9 +9,17 @@ from typing import Any, Literal
 
 from sim2real import content, schema
 from sim2real.bridges.adapt.context import Context
+from sim2real.bridges.randomize.adr import ADR
+from sim2real.bridges.randomize.doraemon import Doraemon
+from sim2real.bridges.randomize.epopt import EPOpt
+from sim2real.bridges.randomize.posterior import FromPosterior
+from sim2real.bridges.randomize.reidentify import Reidentify
 from sim2real.bridges.randomize.uniform import Uniform
 from sim2real.learning.learners import Learner
 from sim2real.types import InputError
+
+Randomization = Uniform | EPOpt | Doraemon | ADR | FromPosterior | Reidentify
+"""How ξ is drawn in training. Each gives a `distribution` to begin with and its `bounds`."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class Recipe:
     description: str
     env: str
     """The robot: a name from envs/, or the path of a folder, from here or from the recipe's own."""
-    randomize: Literal["none", "uniform"] | Uniform
+    randomize: Literal["none", "uniform", "epopt"] | Randomization
     """Which physics the simulated worlds have."""
     correct: Literal["none"]
     """How the reward is corrected."""
@@ -47,6 +55,9 @@ class Recipe:
     """What changes on the robot."""
     steps: int
     """Control steps of training, over all worlds."""
+    gap: str | None = None
+    """What the simulated worlds do differently, by name or path: the policy is then trained in the
+    target, as an oracle is, or in the twin of a robot."""
     observe: str | list[str] = "v5"
     """The observation set that the policy sees, or its terms."""
     history: int = 1
@@ -67,6 +78,11 @@ class Recipe:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least {low}")
+        if isinstance(self.randomization, EPOpt) and self.learner.algorithm != "ppo":
+            raise InputError(
+                f"randomize: epopt chooses among whole episodes, which ppo learns from; "
+                f"learner.algorithm is {self.learner.algorithm}"
+            )
         if self.seed >= 2**32:
             raise InputError(
                 f"seed is {self.seed}; it must be below 2^32, which is what numpy takes"
@@ -88,10 +104,10 @@ class Recipe:
         return self.distill.steps + (0 if self.distill.trained else self.steps)
 
     @property
-    def randomization(self) -> Uniform | None:
-        if self.randomize == "none":
-            return None
-        return Uniform() if isinstance(self.randomize, str) else self.randomize
+    def randomization(self) -> Randomization | None:
+        if not isinstance(self.randomize, str):
+            return self.randomize
+        return {"none": None, "uniform": Uniform(), "epopt": EPOpt()}[self.randomize]
 
     @property
     def adaptation(self) -> Context | None:

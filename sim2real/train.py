@@ -28,6 +28,12 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
 from sim2real import content, progress, schema
+from sim2real.bridges.randomize.adr import ADR
+from sim2real.bridges.randomize.curriculum import Curriculum
+from sim2real.bridges.randomize.doraemon import Doraemon
+from sim2real.bridges.randomize.epopt import EPOpt, EPOptPPO
+from sim2real.bridges.randomize.reidentify import Reidentification, Reidentify
+from sim2real.learning.companion import Companion
 from sim2real.learning.distill import distill
 from sim2real.learning.learners import ALGORITHMS, build, to_policy, warm_up
 from sim2real.learning.vec_env import (
@@ -94,7 +100,7 @@ def run(name: str, recipe: Recipe, out: Path, *, resume: bool, report: progress.
     """As `train`, for a recipe that has been read."""
     torch.set_num_threads(1)  # measured: two are several times slower on networks of this size
     _check_folder(out, recipe, resume)
-    saved = _checkpoints(out) if resume else []
+    saved = checkpoints(out) if resume else []
     robot = Robot.load(recipe.env)
     spec = describe(name, robot, recipe)  # before hours of training, not after
     if recipe.distill is None:
@@ -121,7 +127,7 @@ def learn(
     Raises:
         InputError: none of them can be read.
     """
-    done, model, normalized = _begin(robot, recipe, saved)
+    done, model, normalized, companions = _begin(robot, recipe, saved)
     _write_folder(out, written)
     curves = out / "log"
     curves.mkdir(exist_ok=True)
@@ -130,12 +136,13 @@ def learn(
         TensorBoardOutputFormat(str(curves)),
     ]
     model.set_logger(Logger(str(curves), writers))
-    callback = _Run(recipe, out, report)
+    callback = _Run(recipe, out, report, companions)
     try:
         if done < recipe.steps:  # else `learn` resets the worlds, and the normaliser counts that
             model.learn(
-                recipe.steps - done, callback=callback, reset_num_timesteps=False, log_interval=1
-            )
+                recipe.steps - done, callback=[*companions, callback], reset_num_timesteps=False,
+                log_interval=1,
+            )  # fmt: skip
     except KeyboardInterrupt:
         callback.checkpoint()
         raise
@@ -150,6 +157,8 @@ class _Beginning(NamedTuple):
     model: BaseAlgorithm
     normalized: VecNormalize
     """What it acts in."""
+    companions: list[Companion]
+    """What the recipe's bridges do meanwhile."""
 
 
 def _begin(robot: Robot, recipe: Recipe, saved: Sequence[Path]) -> _Beginning:
@@ -168,26 +177,57 @@ def _begin(robot: Robot, recipe: Recipe, saved: Sequence[Path]) -> _Beginning:
             return beginning
     if reasons:
         raise InputError(f"{'; '.join(reasons)}; begin anew with another --out")
-    env = VecNormalize(
-        make_training_env(robot, recipe, recipe.seed).env, gamma=recipe.learner.gamma
-    )
-    return _Beginning(0, build(recipe.learner, env, recipe.seed), env)
+    inner, worlds = make_training_env(robot, recipe, recipe.seed)
+    env = VecNormalize(inner, gamma=recipe.learner.gamma)
+    kind, more = _algorithm(recipe)
+    model = build(recipe.learner, env, recipe.seed, kind, more)
+    return _Beginning(0, model, env, _companions(robot, recipe, worlds))
+
+
+def _algorithm(recipe: Recipe) -> tuple[type[BaseAlgorithm], dict[str, Any]]:
+    """The class that learns, and what the bridges add to its settings."""
+    drawn = recipe.randomization
+    if isinstance(drawn, EPOpt):
+        return EPOptPPO, drawn.settings()
+    return ALGORITHMS[recipe.learner.algorithm], {}
+
+
+def _companions(robot: Robot, recipe: Recipe, worlds: AnyWorlds) -> list[Companion]:
+    drawn = recipe.randomization
+    if isinstance(drawn, Doraemon | ADR):
+        return [Curriculum(worlds, drawn.rule(robot.space))]
+    if isinstance(drawn, Reidentify):
+        target = _target(robot, recipe, drawn.target)
+        return [
+            Reidentification(
+                drawn, robot, worlds, target, steps=recipe.steps, seed=recipe.seed,
+            )
+        ]  # fmt: skip
+    return []
+
+
+def _target(robot: Robot, recipe: Recipe, gap: str) -> AnyWorlds:
+    """One world with the gap that a bridge bridges. What the bridge sees of it is what its target
+    steps give; its physics stays unread."""
+    seed = _seed_after(recipe.seed, 0)
+    return make_worlds(robot, 1, gap=gap, observe=recipe.observe, seed=seed, threads=1)
 
 
 def _load(robot: Robot, recipe: Recipe, folder: Path) -> _Beginning:
     """From one checkpoint, in worlds of their own."""
     done = int(folder.name)
     seed = _seed_after(recipe.seed, done) if done else recipe.seed
-    env = VecNormalize.load(
-        str(folder / "normalize.pkl"), make_training_env(robot, recipe, seed).env
-    )
-    model: BaseAlgorithm = ALGORITHMS[recipe.learner.algorithm].load(
-        folder / "model.zip", env=env, device="cpu"
-    )
+    inner, worlds = make_training_env(robot, recipe, seed)
+    env = VecNormalize.load(str(folder / "normalize.pkl"), inner)
+    kind, _ = _algorithm(recipe)
+    model = kind.load(folder / "model.zip", env=env, device="cpu")
+    companions = _companions(robot, recipe, worlds)
+    for companion in companions:
+        companion.load(folder)
     model.set_random_seed(seed)  # loading has put back the seed of the beginning
     if isinstance(model, OffPolicyAlgorithm):  # checkpoints hold no replay buffer: fill it
         model.learning_starts = done + warm_up(recipe.learner, env)
-    return _Beginning(done, model, env)
+    return _Beginning(done, model, env, companions)
 
 
 def imitate(
@@ -242,7 +282,8 @@ def make_training_worlds(robot: Robot, recipe: Recipe, seed: int) -> AnyWorlds:
     """Worlds with the physics and the observations of a recipe."""
     drawn = recipe.randomization
     return make_worlds(
-        robot, recipe.worlds, observe=recipe.observe, seed=seed, threads=recipe.threads,
+        robot, recipe.worlds, gap=recipe.gap, observe=recipe.observe, seed=seed,
+        threads=recipe.threads,
         draw=None if drawn is None else drawn.distribution(robot.space),
     )  # fmt: skip
 
@@ -309,9 +350,12 @@ def _lasting(robot: Robot) -> str:
 class _Run(BaseCallback):
     """Progress, learning curve and checkpoints of one run."""
 
-    def __init__(self, recipe: Recipe, out: Path, report: progress.Report) -> None:
+    def __init__(
+        self, recipe: Recipe, out: Path, report: progress.Report, companions: Sequence[Companion]
+    ) -> None:
         super().__init__()
         self._recipe, self._out, self._report = recipe, out, report
+        self._companions = companions
         self._next = 0
         self._start = (time.monotonic(), 0)
 
@@ -350,14 +394,17 @@ class _Run(BaseCallback):
         normalize = self.model.get_vec_normalize_env()
         assert normalize is not None
         normalize.save(str(new / "normalize.pkl"))
+        for companion in self._companions:
+            companion.save(new)
         target = folder / f"{self.num_timesteps:012d}"
         shutil.rmtree(target, ignore_errors=True)
         os.replace(new, target)
-        for old in _checkpoints(self._out)[:-2]:
+        for old in checkpoints(self._out)[:-2]:
             shutil.rmtree(old)
 
 
-def _checkpoints(out: Path) -> list[Path]:
+def checkpoints(out: Path) -> list[Path]:
+    """Folders of the whole checkpoints of a run, oldest first."""
     folder = out / "checkpoints"
     return sorted(p for p in folder.glob("[0-9]*") if p.is_dir()) if folder.is_dir() else []
 

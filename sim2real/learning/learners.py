@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -91,8 +92,18 @@ def _check_settings(algorithm: str, settings: Mapping[str, Any]) -> None:
             raise InputError(f"{where} is {value!r}; it must be {right}")
 
 
-def build(learner: Learner, env: VecEnv, seed: int) -> BaseAlgorithm:
+def build(
+    learner: Learner,
+    env: VecEnv,
+    seed: int,
+    kind: type[BaseAlgorithm] | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> BaseAlgorithm:
     """The Stable-Baselines3 model that a recipe's `learner` describes.
+
+    Args:
+        kind: a bridge's own subclass of the algorithm.
+        more: arguments that a bridge adds to the settings.
 
     Raises:
         InputError: settings that the algorithm does not take.
@@ -104,7 +115,7 @@ def build(learner: Learner, env: VecEnv, seed: int) -> BaseAlgorithm:
         final = learner.final_learning_rate
         schedule = lambda left: final + (rate - final) * left  # noqa: E731
     policy_kwargs: dict[str, Any] = {"activation_fn": activation, "net_arch": list(learner.network)}
-    settings = dict(learner.settings)
+    settings = {**learner.settings, **(more or {})}
     policy = "MlpPolicy"
     if learner.algorithm == "ppo":
         policy_kwargs["log_std_init"] = learner.log_std_init
@@ -117,8 +128,9 @@ def build(learner: Learner, env: VecEnv, seed: int) -> BaseAlgorithm:
         settings["replay_buffer_class"] = HerReplayBuffer
     if learner.algorithm != "ppo":
         settings["learning_starts"] = warm_up(learner, env)
+    make: Any = kind or ALGORITHMS[learner.algorithm]
     try:
-        return ALGORITHMS[learner.algorithm](
+        return make(
             policy, env, learning_rate=schedule, gamma=learner.gamma, policy_kwargs=policy_kwargs,
             seed=seed, device="cpu", verbose=0, **settings,
         )  # fmt: skip
@@ -162,8 +174,6 @@ def to_policy(model: BaseAlgorithm, normalize: VecNormalize | None, spec: Policy
     else:
         mean, var = _statistics(normalize)
         normalizer = Normalizer(mean, var, eps=normalize.epsilon, clip=normalize.clip_obs)
-    import copy
-
     policy = Policy(spec, copy.deepcopy(network), normalizer, log_std)
     policy.requires_grad_(False)
     return policy.to(torch.float32)
