@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
+from sim2real.policy.estimator import Estimator
 from sim2real.policy.networks import layout, mlp
 from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.spec import PolicySpec
@@ -25,15 +26,16 @@ State = tuple[Tensor, ...]
 class Policy(nn.Module):
     """Maps an observation and the state z to a command and the next z.
 
+        obs      = estimator(obs)                 where there is one     (B, O)
         features = normalizer([history oldest ... newest, context])      (B, H·O + K)
         raw      = network(features)              head clip              (B, A)
                    tanh(network(features))        head tanh
         command  = clip(raw · scale + offset, low, high)                 (B, A), physical units
 
     z is a tuple with the tensors that `spec.z_names` names. "history" (B, H, O) holds the last H
-    observations as the robot gave them, newest last; a reset, at the start of every episode, fills
-    it with the current one. "context" (B, K) holds ξ in physical units; it lasts for the trial, and
-    only adaptation changes it.
+    observations as the robot gave them, or as they were estimated, newest last; a reset, at the
+    start of every episode, fills it with the current one. "context" (B, K) holds ξ in physical
+    units; it lasts for the trial, and only adaptation changes it.
     """
 
     command_low: Tensor
@@ -49,12 +51,14 @@ class Policy(nn.Module):
         network: nn.Sequential,
         normalizer: Normalizer,
         log_std: Tensor | None = None,
+        estimator: Estimator | None = None,
     ) -> None:
         """Put the parts together.
 
         Args:
             network: (B, H·O + K) -> (B, A), as `networks.mlp` builds it.
             log_std: (A,), or None where it is unknown.
+            estimator: (B, O) -> (B, O), of a policy that was aligned with a robot's sensors.
 
         Raises:
             InputError: a network, normalizer or log_std whose size is not the spec's.
@@ -65,6 +69,11 @@ class Policy(nn.Module):
             ("the network takes", sizes[0], spec.feature_size),
             ("the network gives", sizes[-1], spec.action_size),
             ("the normalizer takes", normalizer.size, spec.feature_size),
+            (
+                "the estimator takes",
+                spec.obs_size if estimator is None else estimator.sizes[0],
+                spec.obs_size,
+            ),
             (
                 "log_std has",
                 spec.action_size if log_std is None else log_std.numel(),
@@ -78,6 +87,7 @@ class Policy(nn.Module):
         self.spec = spec
         self.network = network
         self.normalizer = normalizer
+        self.estimator = estimator
         self.log_std = None if log_std is None else nn.Parameter(log_std.detach().clone().float())
         for name, value in (
             ("command_low", spec.actuators.low),
@@ -142,7 +152,7 @@ class Policy(nn.Module):
     def features(self, obs: Tensor, z: State, reset: Tensor | None) -> tuple[Tensor, State]:
         """What the network sees before normalisation, (B, H·O + K); and z'."""
         parts = dict(zip(self.z_names, z, strict=True))
-        features = obs
+        features = obs = obs if self.estimator is None else self.estimator(obs)
         if "history" in parts:
             old = parts["history"]  # (B, H, O)
             history = torch.cat([old[:, 1:], obs.unsqueeze(1)], dim=1)
@@ -171,6 +181,7 @@ class Policy(nn.Module):
             "spec": self.spec.to_dict(),
             "network": {"sizes": sizes, "activation": activation},
             "log_std": self.log_std is not None,
+            "estimator": None if self.estimator is None else self.estimator.sizes,
         }
         text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         weights, readable = folder / WEIGHTS, folder / DESCRIPTION
@@ -211,9 +222,11 @@ class Policy(nn.Module):
             )
         spec = PolicySpec.from_dict(description["spec"], str(readable))
         log_std = torch.zeros(spec.action_size) if description["log_std"] else None
+        sizes = description.get("estimator")
         policy = cls(
-            spec, mlp(**description["network"]), Normalizer.identity(spec.feature_size), log_std
-        )
+            spec, mlp(**description["network"]), Normalizer.identity(spec.feature_size), log_std,
+            None if sizes is None else Estimator.blank(sizes),
+        )  # fmt: skip
         try:
             policy.load_state_dict(state)
         except RuntimeError as error:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from sim2real.policy.estimator import Estimator
 from sim2real.policy.networks import layout, mlp
 from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.policy import Policy
@@ -238,3 +239,36 @@ def test_layout_inverts_mlp():
         layout(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.GELU(), torch.nn.Linear(2, 2)))
     with pytest.raises(InputError, match="two or more"):
         mlp([3])
+
+
+# The estimator of an aligned policy
+
+
+def test_an_estimator_stands_before_everything_and_is_saved(tmp_path):
+    spec = SPEC
+    torch.manual_seed(0)
+    plain = build(spec)
+    O = spec.obs_size
+    estimator = Estimator(
+        Normalizer(np.full(O, 0.5), np.full(O, 4.0)), mlp([O, 5, O], "relu"),
+        np.arange(O), np.full(O, 2.0),
+    )  # fmt: skip
+    policy = Policy(spec, plain.network, plain.normalizer, None, estimator)
+    obs, reset = torch.randn(3, O), torch.ones(3, 1)
+    with torch.no_grad():
+        by_hand, _ = plain(estimator(obs), plain.initial(3), reset)
+        command, z = policy(obs, policy.initial(3), reset)
+        torch.testing.assert_close(command, by_hand, rtol=0, atol=0)
+        policy.save(tmp_path)
+        again, _ = Policy.load(tmp_path)(obs, policy.initial(3), reset)
+        torch.testing.assert_close(command, again, rtol=0, atol=0)
+    assert policy.z_names == plain.z_names
+    torch.testing.assert_close(z[0][:, -1], estimator(obs))
+
+
+def test_an_estimator_of_another_size_is_refused():
+    spec = SPEC
+    with pytest.raises(InputError, match=r"the estimator takes 4 values, the spec says 3"):
+        Policy(spec, build(spec).network, build(spec).normalizer, None, Estimator.blank([4, 4]))
+    with pytest.raises(InputError, match=r"takes and gives the same terms, not 3 and 2"):
+        Estimator(Normalizer.identity(3), mlp([3, 2], "relu"), np.zeros(2), np.ones(2))
