@@ -11,11 +11,13 @@ endif
 # Extra words for pytest: make test ARGS="-k hopper"
 ARGS ?=
 
-.PHONY: help venv demo test check format build clean
+.PHONY: help venv demo test learn study check format build clean
 
 help:
 	@echo "make demo     train, export, verify, run, adapt, run again: 5 minutes, ends with a report"
 	@echo "make test     the tests, at most 10 minutes on 2 cores"
+	@echo "make learn    the tests that train for more than a minute, at most 45 minutes on 2 cores"
+	@echo "make study    the ladder of results/, cell by cell; stop it and go on as you like"
 	@echo "make check    ruff and pyright"
 	@echo "make format   let ruff write the code"
 	@echo "make build    wheel and source distribution, each tried in a clean environment"
@@ -47,6 +49,13 @@ demo: venv
 test: venv
 	@gl=$$($(BIN)/python tools/check_system.py --rendering required) && \
 		MUJOCO_GL=$$gl OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+learn: venv
+	@gl=$$($(BIN)/python tools/check_system.py --rendering required) && \
+		MUJOCO_GL=$$gl OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m learn tests/learning $(ARGS)
+
+study: venv
+	OMP_NUM_THREADS=1 $(BIN)/python tools/study_ladder.py $(ARGS)
 
 # pyright says itself when a newer pyright exists, for which it asks the network: not here.
 check: venv

@@ -98,6 +98,20 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--episodes", type=_positive, default=20, help="default 20; not with --grid")
     p.add_argument("--seed", type=_seed, default=0, help="of the episodes and the gap's robots")
 
+    p = _command(commands, compare, "the ladder: which bridge wins on a robot and a gap")
+    p.add_argument("env", metavar="ENV", help="a name from envs/, or the folder of a robot")
+    p.add_argument("--gap", required=True, help="a gap of the robot, or a gap file")
+    p.add_argument("--budget", type=_positive, required=True, metavar="N",
+                   help="control steps on the target for every method")  # fmt: skip
+    p.add_argument("--seeds", type=_positive, default=3, help="trainings of each method; default 3")
+    p.add_argument("--arms", metavar="NAME[,NAME...]", help="methods; default all")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+                   help="another setting, such as ppo_steps=200000; several times")  # fmt: skip
+    p.add_argument("--out", help="folder of the finished cells; default WORK/ENV/GAP/cells")
+    p.add_argument("--work", default="runs/compare", help="folder of the trainings")
+    p.add_argument("--jobs", type=_positive, default=1, help="cells at a time; default 1")
+    p.add_argument("--seconds", type=_seconds, help="begin no cell after so long; go on later")
+
     p = _command(commands, identify, "the physics that explain logs")
     p.add_argument(
         "logs", metavar="LOGS", nargs="+", help="logs of `sim2real run`, or their folders"
@@ -339,6 +353,26 @@ def _robustness(arguments: argparse.Namespace, policy: Any, robot: Any) -> int:
         for value, row in zip(map_.values[0], mean, strict=True)
     ]
     _answer(arguments, figures, lambda: _print(_table([" \\ ".join(map_.names), *across], rows)))
+    return DONE
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    from sim2real import progress, schema
+    from sim2real.compare import ARMS, Ladder, compare
+    from sim2real.report import save_ladder
+
+    fixed = {"env": arguments.env, "gap": arguments.gap, "budget": arguments.budget}
+    ladder = schema.read(Ladder, schema.apply_overrides(fixed, arguments.overrides), "--set")
+    arms = arguments.arms.split(",") if arguments.arms else list(ARMS)
+    with progress.bar(f"compare {ladder.env}", arguments.seeds * len(arms)) as report:
+        table = compare(
+            ladder, seeds=range(arguments.seeds), arms=arms, out=arguments.out,
+            work=arguments.work, jobs=arguments.jobs, seconds=arguments.seconds, report=report,
+        )  # fmt: skip
+    picture = save_ladder(table)
+    _answer(arguments, table.to_dict(), lambda: _print(_table(*table.cells())))
+    if not arguments.json:
+        print(f"The picture is {picture}")
     return DONE
 
 

@@ -33,12 +33,21 @@ class Interval(NamedTuple):
 
 
 def bootstrap(values: Array, *, resamples: int = 10_000, seed: int = 0) -> Interval:
-    """Percentile bootstrap (Efron 1979) of the mean of (n,) values."""
+    """Percentile bootstrap (Efron 1979) of the mean of (n,) values, or of (S, E) values that come
+    in groups, such as episodes E of training seeds S: groups are drawn first, then within each."""
     values = np.asarray(values, float)
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(len(values), size=(resamples, len(values)))].mean(axis=1)
+    means = _resampled(values, resamples, np.random.default_rng(seed))
     low, high = np.percentile(means, [2.5, 97.5])
     return Interval(float(values.mean()), float(low), float(high))
+
+
+def _resampled(values: Array, resamples: int, rng: np.random.Generator) -> Array:
+    """(resamples,) means of values (n,) or (S, E) drawn with replacement."""
+    if values.ndim == 1:
+        return values[rng.integers(len(values), size=(resamples, len(values)))].mean(axis=1)
+    S, E = values.shape
+    groups = rng.integers(S, size=(resamples, S, 1))
+    return values[groups, rng.integers(E, size=(resamples, S, E))].mean(axis=(1, 2))
 
 
 @dataclass(frozen=True)
@@ -253,14 +262,11 @@ def gap_closed(
     gap") where the 95 % lower bound of J_oracle - J_0 is not above a tenth of |J_oracle|.
 
     Args:
-        adapted, zero_shot, oracle: (n,) returns on the target.
+        adapted, zero_shot, oracle: returns on the target, (n,), or (S, E) of E episodes each of S
+            training seeds.
     """
     rng = np.random.default_rng(seed)
-
-    def means(x: Array) -> Array:
-        return np.asarray(x)[rng.integers(len(x), size=(10_000, len(x)))].mean(axis=1)
-
-    a, z, o = means(adapted), means(zero_shot), means(oracle)
+    a, z, o = (_resampled(np.asarray(x, float), 10_000, rng) for x in (adapted, zero_shot, oracle))
     if np.percentile(o - z, 2.5) <= 0.1 * abs(float(np.mean(oracle))):
         return None
     ratio = (a - z) / (o - z)

@@ -23,9 +23,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from sim2real.compare import Table
 from sim2real.dynamics.parameter import Parameter
 from sim2real.evaluate import Interval, RobustnessMap, bootstrap
 from sim2real.identification.posterior import Posterior
+from sim2real.localize import Localization, Map
 from sim2real.policy.spec import ParameterInfo
 from sim2real.simulation.robot import Robot
 from sim2real.types import Array, InputError, nearest
@@ -301,6 +303,40 @@ def draw_returns(axes: Axes, rows: Mapping[str, Interval], theme: Theme) -> None
     axes.grid(visible=False, axis="y")
 
 
+def draw_ladder(table: Table, theme: Theme) -> Figure:
+    """Return on the target of every method, the reference's and the best oracle's as lines: what
+    lies between them is the gap. Methods whose cells are open are named and stay empty."""
+    figure, (axes,) = _figure(theme, 7.6, 0.42 * len(table.rows) + 1.1)
+    colours = {"reference": theme.before, "oracle": theme.truth, "method": theme.after}
+    ends: dict[str, float] = {}
+    for y, row in enumerate(table.rows):
+        if row.mean is None:
+            axes.annotate("open", (0, y), va="center", color=theme.other, fontsize=9)
+            continue
+        mean, low, high = row.mean
+        colour = colours[row.kind]
+        axes.plot(
+            [low, high], [y, y], color=colour, linewidth=5, alpha=0.35, solid_capstyle="round"
+        )
+        axes.plot(mean, y, "o", color=colour, markersize=8)
+        if row.closed is not None:
+            axes.annotate(f"{row.closed.mean:.2f}", (high, y), (8, 0), textcoords="offset points",
+                          va="center", color=colour, fontsize=9)  # fmt: skip
+        if row.kind != "method":
+            ends[row.kind] = max(mean, ends.get(row.kind, -math.inf))
+    for kind, value in ends.items():
+        axes.axvline(value, color=colours[kind], linewidth=1, linestyle=(0, (4, 3)))
+    names = [f"{r.arm} ({r.seeds})" if r.seeds < table.asked else r.arm for r in table.rows]
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlabel(
+        f"return on {table.ladder.env}, {table.ladder.gap_name}: mean and 95 % interval over "
+        f"{table.asked} seeds; beside it, gap closed"
+    )
+    axes.grid(visible=False, axis="y")
+    return figure
+
+
 def _figure(
     theme: Theme, width: float, height: float, rows: int = 1, columns: int = 1
 ) -> tuple[Figure, list[Axes]]:
@@ -371,3 +407,62 @@ def _thousands(value: float, _: int = 0) -> str:
     if abs(value) >= 1e6:
         return f"{value / 1e6:g} M"
     return f"{value / 1e3:g} k" if abs(value) >= 1e3 else f"{value:g}"
+
+
+def draw_localization(localization: Localization, theme: Theme) -> Figure:
+    """Where robot and simulation differ: the terms, the joints, and Δr over the two columns along
+    which the classifiers tell them apart best. What was not asked or not found stays out."""
+    terms, joints, map_ = localization.terms[:12], localization.joints[:8], localization.map
+    bars = [("share of one step's motion [%]", [(t.name, t.share) for t in terms])]
+    if joints:
+        bars.append(("explained by a force on this joint alone [%]", list(joints)))
+    longest = max((len(rows) for _, rows in bars), default=1)
+    panels_wide = len(bars) + (map_ is not None)
+    size = (4.6 * panels_wide, max(0.3 * longest + 1.3, 3.6 if map_ is not None else 1.8))
+    figure, panels = _figure(theme, *size, 1, panels_wide)
+    for axes, (label, rows) in zip(panels, bars, strict=False):
+        _draw_shares(axes, label, rows, theme)
+    if map_ is not None:
+        _draw_map(figure, panels[-1], map_, theme)
+    figure.suptitle(f"{localization.env}: {_kind(localization)}", color=theme.text, fontsize=11)
+    return figure
+
+
+def _draw_shares(axes: Axes, label: str, rows: Sequence[tuple[str, float]], theme: Theme) -> None:
+    if not rows:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "nothing to compare", ha="center", color=theme.other, fontsize=10)
+        return
+    names, shares = [_words(name) for name, *_ in rows], [100 * row[-1] for row in rows]
+    axes.barh(range(len(rows)), shares, height=0.62, color=theme.after)
+    for y, share in enumerate(shares):
+        axes.annotate(f"{share:.2g}", (share, y), (4, 0), textcoords="offset points", va="center",
+                      color=theme.text, fontsize=8.5)  # fmt: skip
+    axes.set_yticks(range(len(rows)), names)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(0, 1.15 * max(*shares, 1e-6))
+    axes.set_xlabel(label)
+    axes.grid(visible=False, axis="y")
+
+
+def _draw_map(figure: Figure, axes: Axes, map_: Map, theme: Theme) -> None:
+    delta_r = np.array(map_.delta_r, float)  # None becomes NaN, which stays blank
+    colours = LinearSegmentedColormap.from_list("delta_r", _ramp(theme))
+    mesh = axes.pcolormesh(
+        *map_.edges, np.ma.masked_invalid(delta_r.T), cmap=colours, shading="flat",
+        edgecolors=theme.background, linewidth=1.0,
+    )  # fmt: skip
+    bar = figure.colorbar(mesh, ax=axes, pad=0.02)
+    bar.set_label("Δr, robot minus simulation [nats]", color=theme.text)
+    bar.ax.tick_params(colors=theme.text, length=0)
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    axes.set_xlabel(_words(map_.names[0]))
+    axes.set_ylabel(_words(map_.names[1]))
+    axes.grid(visible=False)
+
+
+def _kind(localization: Localization) -> str:
+    return {
+        "none": "no gap found", "dynamics": "the dynamics differ",
+        "observation": "an observation gap", "unknown": "unknown",
+    }[localization.kind]  # fmt: skip

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from sim2real import content, schema
 from sim2real.bridges.adapt.context import Context
+from sim2real.bridges.align.adversarial import Dann
+from sim2real.bridges.correct.darc import Darc
 from sim2real.bridges.randomize.adr import ADR
 from sim2real.bridges.randomize.doraemon import Doraemon
 from sim2real.bridges.randomize.epopt import EPOpt
@@ -47,9 +49,9 @@ class Recipe:
     """The robot: a name from envs/, or the path of a folder, from here or from the recipe's own."""
     randomize: Literal["none", "uniform", "epopt"] | Randomization
     """Which physics the simulated worlds have."""
-    correct: Literal["none"]
+    correct: Literal["none"] | Darc
     """How the reward is corrected."""
-    align: Literal["none"]
+    align: Literal["none"] | Dann
     """How the representation is aligned."""
     adapt: Literal["none", "context"] | Context
     """What changes on the robot."""
@@ -78,15 +80,56 @@ class Recipe:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least {low}")
-        if isinstance(self.randomization, EPOpt) and self.learner.algorithm != "ppo":
-            raise InputError(
-                f"randomize: epopt chooses among whole episodes, which ppo learns from; "
-                f"learner.algorithm is {self.learner.algorithm}"
-            )
+        self._check_bridges()
         if self.seed >= 2**32:
             raise InputError(
                 f"seed is {self.seed}; it must be below 2^32, which is what numpy takes"
             )
+
+    def _check_bridges(self) -> None:
+        """Raises InputError for bridges that do not go together, or not with the learner."""
+        drawn, aligned = self.randomization, self.alignment
+        if isinstance(drawn, EPOpt) and self.learner.algorithm != "ppo":
+            raise InputError(
+                f"randomize: epopt chooses among whole episodes, which ppo learns from; "
+                f"learner.algorithm is {self.learner.algorithm}"
+            )
+        if aligned is not None and not aligned.gap:
+            raise InputError("align: gap is missing; name the gap whose observations are used")
+        if self.adaptation is not None and drawn is None:
+            raise InputError(
+                "adapt: context tells the policy ξ, which never varies with randomize: none; "
+                "randomize, uniform for instance"
+            )
+        towards = {
+            "randomize: reidentify": isinstance(drawn, Reidentify),
+            "correct: darc": self.correction is not None,
+            "align": aligned is not None,
+        }
+        for bridge, there in towards.items():
+            if there and self.gap is not None:
+                raise InputError(
+                    f"{bridge} bridges from the simulator to a target, but gap: {self.gap} already "
+                    "trains in one; leave one of the two out"
+                )
+            if there and self.distill is not None:
+                raise InputError(
+                    f"{bridge} needs a policy that learns by reward from what the target tells; "
+                    "with distill it imitates a teacher, so leave one of the two out"
+                )
+            if there and self.learner.her:
+                raise InputError(
+                    f"{bridge} needs flat observations; her has those of a goal environment, so "
+                    "leave one of the two out"
+                )
+
+    @property
+    def correction(self) -> Darc | None:
+        return None if isinstance(self.correct, str) else self.correct
+
+    @property
+    def alignment(self) -> Dann | None:
+        return None if isinstance(self.align, str) else self.align
 
     @property
     def learned(self) -> Recipe:

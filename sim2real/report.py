@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from sim2real import pictures
 from sim2real.adapt import Adaptation
+from sim2real.compare import Table
 from sim2real.deploy.files import write_atomically
 from sim2real.evaluate import RobustnessMap
 from sim2real.film import film, gif, side_by_side, still
@@ -82,6 +83,14 @@ def save_robustness(map_: RobustnessMap, path: str | Path, robot: Robot | None =
         InputError: the file cannot be written.
     """
     write_atomically(Path(path), pictures.png(pictures.draw_robustness(map_, LIGHT, robot)))
+
+
+def save_ladder(table: Table) -> Path:
+    """Draws a ladder beside its cells, with the table as Markdown; gives the picture's path."""
+    path = table.folder / "ladder.png"
+    write_atomically(path, pictures.png(pictures.draw_ladder(table, LIGHT)))
+    write_atomically(path.with_suffix(".md"), (table.markdown() + "\n").encode())
+    return path
 
 
 def _lead(adaptation: Adaptation) -> str:

@@ -28,6 +28,9 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
 from sim2real import content, progress, schema
+from sim2real.bridges.align.aligned import Estimated, aligned_estimator
+from sim2real.bridges.correct.darc import DarcForSAC, DarcReplayBuffer
+from sim2real.bridges.correct.reward import CorrectedReward, DarcForPPO
 from sim2real.bridges.randomize.adr import ADR
 from sim2real.bridges.randomize.curriculum import Curriculum
 from sim2real.bridges.randomize.doraemon import Doraemon
@@ -45,6 +48,7 @@ from sim2real.learning.vec_env import (
     corrupted,
     goal_parts,
 )
+from sim2real.policy.estimator import Estimator
 from sim2real.policy.networks import mlp
 from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.policy import Policy
@@ -52,6 +56,7 @@ from sim2real.policy.spec import ActuatorSpec, ParameterInfo, PolicySpec, TermSp
 from sim2real.recipe import Distill, Recipe, read
 from sim2real.simulation.make import AnyWorlds, make_worlds
 from sim2real.simulation.robot import Robot, Safety
+from sim2real.simulation.worlds import Worlds
 from sim2real.types import InputError
 
 STEPS = "time/total_timesteps"
@@ -127,8 +132,9 @@ def learn(
     Raises:
         InputError: none of them can be read.
     """
-    done, model, normalized, companions = _begin(robot, recipe, saved)
     _write_folder(out, written)
+    estimator = _estimator(robot, recipe, out)
+    done, model, normalized, companions = _begin(spec, robot, recipe, estimator, saved)
     curves = out / "log"
     curves.mkdir(exist_ok=True)
     writers: list[KVWriter] = [
@@ -148,7 +154,7 @@ def learn(
         raise
     finally:
         model.logger.close()
-    return to_policy(model, normalized, spec)
+    return to_policy(model, normalized, spec, estimator)
 
 
 class _Beginning(NamedTuple):
@@ -161,12 +167,15 @@ class _Beginning(NamedTuple):
     """What the recipe's bridges do meanwhile."""
 
 
-def _begin(robot: Robot, recipe: Recipe, saved: Sequence[Path]) -> _Beginning:
+def _begin(
+    spec: PolicySpec, robot: Robot, recipe: Recipe, estimator: Estimator | None,
+    saved: Sequence[Path],
+) -> _Beginning:  # fmt: skip
     """A new model, or that of the newest checkpoint that can be read."""
     reasons: list[str] = []
     for folder in reversed(saved):
         try:
-            beginning = _load(robot, recipe, folder)
+            beginning = _load(spec, robot, recipe, estimator, folder)
         except InputError:
             raise
         except Exception as error:  # of zipfile, pickle, torch or Stable-Baselines3
@@ -177,11 +186,11 @@ def _begin(robot: Robot, recipe: Recipe, saved: Sequence[Path]) -> _Beginning:
             return beginning
     if reasons:
         raise InputError(f"{'; '.join(reasons)}; begin anew with another --out")
-    inner, worlds = make_training_env(robot, recipe, recipe.seed)
+    inner, worlds = make_training_env(robot, recipe, recipe.seed, estimator)
     env = VecNormalize(inner, gamma=recipe.learner.gamma)
     kind, more = _algorithm(recipe)
-    model = build(recipe.learner, env, recipe.seed, kind, more)
-    return _Beginning(0, model, env, _companions(robot, recipe, worlds))
+    model = build(recipe.learner, _corrected(recipe, env), recipe.seed, kind, more)
+    return _Beginning(0, model, env, _companions(spec, robot, recipe, estimator, worlds))
 
 
 def _algorithm(recipe: Recipe) -> tuple[type[BaseAlgorithm], dict[str, Any]]:
@@ -189,39 +198,84 @@ def _algorithm(recipe: Recipe) -> tuple[type[BaseAlgorithm], dict[str, Any]]:
     drawn = recipe.randomization
     if isinstance(drawn, EPOpt):
         return EPOptPPO, drawn.settings()
-    return ALGORITHMS[recipe.learner.algorithm], {}
+    buffer = recipe.correction is not None and recipe.learner.algorithm != "ppo"
+    more = {"replay_buffer_class": DarcReplayBuffer} if buffer else {}
+    return ALGORITHMS[recipe.learner.algorithm], more
 
 
-def _companions(robot: Robot, recipe: Recipe, worlds: AnyWorlds) -> list[Companion]:
-    drawn = recipe.randomization
+def _corrected(recipe: Recipe, env: VecEnv) -> VecEnv:
+    """PPO gets the corrected reward from its environment, SAC and TQC from their buffer."""
+    by_env = recipe.correction is not None and recipe.learner.algorithm == "ppo"
+    return CorrectedReward(env) if by_env else env
+
+
+def _companions(
+    spec: PolicySpec, robot: Robot, recipe: Recipe, estimator: Estimator | None, worlds: AnyWorlds
+) -> list[Companion]:
+    made: list[Companion] = []
+    drawn, correction = recipe.randomization, recipe.correction
     if isinstance(drawn, Doraemon | ADR):
-        return [Curriculum(worlds, drawn.rule(robot.space))]
+        made.append(Curriculum(worlds, drawn.rule(robot.space)))
     if isinstance(drawn, Reidentify):
-        target = _target(robot, recipe, drawn.target)
-        return [
+        target = _target_worlds(robot, recipe, drawn.target)
+        made.append(
             Reidentification(
-                drawn, robot, worlds, target, steps=recipe.steps, seed=recipe.seed,
+                drawn, robot, worlds, target, spec=spec, estimator=estimator, steps=recipe.steps,
+                seed=recipe.seed,
             )
-        ]  # fmt: skip
-    return []
+        )  # fmt: skip
+    if correction is not None:
+        target = _target_worlds(robot, recipe, correction.target)
+        env = _seen(target, recipe, _told_nothing(robot, recipe), estimator, recipe.seed)
+        kind = DarcForPPO if recipe.learner.algorithm == "ppo" else DarcForSAC
+        made.append(kind(correction, env, recipe.seed))
+    return made
 
 
-def _target(robot: Robot, recipe: Recipe, gap: str) -> AnyWorlds:
-    """One world with the gap that a bridge bridges. What the bridge sees of it is what its target
-    steps give; its physics stays unread."""
+def _target_worlds(robot: Robot, recipe: Recipe, gap: str, worlds: int = 1) -> AnyWorlds:
+    """Worlds with the gap that a bridge bridges. What the bridge sees of them is what its target
+    steps give; their physics stays unread."""
     seed = _seed_after(recipe.seed, 0)
-    return make_worlds(robot, 1, gap=gap, observe=recipe.observe, seed=seed, threads=1)
+    return make_worlds(robot, worlds, gap=gap, observe=recipe.observe, seed=seed, threads=1)
 
 
-def _load(robot: Robot, recipe: Recipe, folder: Path) -> _Beginning:
+def _told_nothing(robot: Robot, recipe: Recipe) -> Encode | None:
+    """What the policy is told of ξ on a target that nobody knows: a draw as in training, so that
+    the context does not tell the two domains apart."""
+    encode, drawn = context_encoder(robot, recipe), recipe.randomization
+    if encode is None or drawn is None:
+        return encode
+    distribution = drawn.distribution(robot.space)
+    return lambda xi, rng: encode(distribution.sample(rng, len(xi)), rng)
+
+
+def _estimator(robot: Robot, recipe: Recipe, out: Path) -> Estimator | None:
+    """What an aligned policy sees through: made once in a run, before learning by reward."""
+    config, path = recipe.alignment, out / "estimator.pt"
+    if config is None:
+        return None
+    if path.is_file():
+        return Estimator.load(path)
+    source = make_training_worlds(robot, replace(recipe, worlds=16), recipe.seed)
+    target = _target_worlds(robot, recipe, config.gap)
+    if not (isinstance(source, Worlds) and isinstance(target, Worlds)):
+        raise InputError(f"align: {robot.name} is a Gymnasium environment, whose terms are opaque")
+    made = aligned_estimator(config, source, target, seed=recipe.seed)
+    made.save(path)
+    return made
+
+
+def _load(
+    spec: PolicySpec, robot: Robot, recipe: Recipe, estimator: Estimator | None, folder: Path
+) -> _Beginning:
     """From one checkpoint, in worlds of their own."""
     done = int(folder.name)
     seed = _seed_after(recipe.seed, done) if done else recipe.seed
-    inner, worlds = make_training_env(robot, recipe, seed)
+    inner, worlds = make_training_env(robot, recipe, seed, estimator)
     env = VecNormalize.load(str(folder / "normalize.pkl"), inner)
     kind, _ = _algorithm(recipe)
-    model = kind.load(folder / "model.zip", env=env, device="cpu")
-    companions = _companions(robot, recipe, worlds)
+    model = kind.load(folder / "model.zip", env=_corrected(recipe, env), device="cpu")
+    companions = _companions(spec, robot, recipe, estimator, worlds)
     for companion in companions:
         companion.load(folder)
     model.set_random_seed(seed)  # loading has put back the seed of the beginning
@@ -262,20 +316,29 @@ class TrainingEnv(NamedTuple):
     worlds: AnyWorlds
 
 
-def make_training_env(robot: Robot, recipe: Recipe, seed: int) -> TrainingEnv:
+def make_training_env(
+    robot: Robot, recipe: Recipe, seed: int, estimator: Estimator | None = None
+) -> TrainingEnv:
     """What the learner of a recipe acts in, before normalisation."""
     worlds = make_training_worlds(robot, recipe, seed)
-    env: VecEnv = VecMonitor(WorldsVecEnv(worlds))
-    if recipe.history > 1:
-        env = History(env, recipe.history)
-    encode = context_encoder(robot, recipe)
-    if encode is not None:
-        env = Context(env, worlds, encode, seed)
+    env = _seen(worlds, recipe, context_encoder(robot, recipe), estimator, seed)
     if recipe.learner.her:
         if recipe.history > 1:
             raise InputError("history: her relabels the goal of one observation; use history: 1")
         env = Parts(env, goal_parts(worlds, env))
     return TrainingEnv(env, worlds)
+
+
+def _seen(
+    worlds: AnyWorlds, recipe: Recipe, encode: Encode | None, estimator: Estimator | None, seed: int
+) -> VecEnv:
+    """Worlds as the policy of a recipe sees them: estimated, with history and context."""
+    env: VecEnv = VecMonitor(WorldsVecEnv(worlds))
+    if estimator is not None:
+        env = Estimated(env, estimator)
+    if recipe.history > 1:
+        env = History(env, recipe.history)
+    return env if encode is None else Context(env, worlds, encode, seed)
 
 
 def make_training_worlds(robot: Robot, recipe: Recipe, seed: int) -> AnyWorlds:

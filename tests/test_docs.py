@@ -17,6 +17,13 @@ import yaml
 
 from sim2real import schema
 from sim2real.bridges.adapt.context import Context
+from sim2real.bridges.align.adversarial import Dann
+from sim2real.bridges.correct.darc import Darc
+from sim2real.bridges.randomize.adr import ADR
+from sim2real.bridges.randomize.doraemon import Doraemon
+from sim2real.bridges.randomize.epopt import EPOpt
+from sim2real.bridges.randomize.posterior import FromPosterior
+from sim2real.bridges.randomize.reidentify import Reidentify
 from sim2real.bridges.randomize.uniform import Uniform
 from sim2real.cli import _parser
 from sim2real.dynamics.parameter import Parameter
@@ -140,7 +147,14 @@ def section(page: str, head: str) -> str:
             gaps.Network, gaps.Draw,
         )),
         ("recipes", "Keys", Recipe),
-        ("recipes", "randomize", Uniform),
+        ("recipes", "uniform", Uniform),
+        ("recipes", "epopt", EPOpt),
+        ("recipes", "doraemon", Doraemon),
+        ("recipes", "adr", ADR),
+        ("recipes", "posterior", FromPosterior),
+        ("recipes", "reidentify", Reidentify),
+        ("recipes", "correct", Darc),
+        ("recipes", "align", Dann),
         ("recipes", "adapt", Context),
         ("recipes", "learner", Learner),
         ("recipes", "distill", Distill),

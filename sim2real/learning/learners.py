@@ -16,6 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import nn
 
+from sim2real.policy.estimator import Estimator
 from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.policy import Policy
 from sim2real.policy.spec import PolicySpec
@@ -158,7 +159,12 @@ def warm_up(learner: Learner, env: VecEnv) -> int:
     return 2 * episode if given is None else given
 
 
-def to_policy(model: BaseAlgorithm, normalize: VecNormalize | None, spec: PolicySpec) -> Policy:
+def to_policy(
+    model: BaseAlgorithm,
+    normalize: VecNormalize | None,
+    spec: PolicySpec,
+    estimator: Estimator | None = None,
+) -> Policy:
     """The deterministic actor of a trained model with everything that was applied around it."""
     source: Any = model.policy
     if isinstance(model, PPO):
@@ -174,7 +180,7 @@ def to_policy(model: BaseAlgorithm, normalize: VecNormalize | None, spec: Policy
     else:
         mean, var = _statistics(normalize)
         normalizer = Normalizer(mean, var, eps=normalize.epsilon, clip=normalize.clip_obs)
-    policy = Policy(spec, copy.deepcopy(network), normalizer, log_std)
+    policy = Policy(spec, copy.deepcopy(network), normalizer, log_std, copy.deepcopy(estimator))
     policy.requires_grad_(False)
     return policy.to(torch.float32)
 

@@ -3,7 +3,9 @@ that was aligned with the robot's sensors."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +55,24 @@ class Estimator(nn.Module):
     @property
     def sizes(self) -> tuple[int, ...]:
         return layout(self.network)[0]
+
+    def save(self, path: str | Path) -> None:
+        """Into one file, whole or not at all."""
+        path = Path(path)
+        new = path.with_name(path.name + ".new")
+        torch.save({"sizes": self.sizes, "state": self.state_dict()}, new)
+        os.replace(new, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Estimator:
+        """Raises InputError where the file is missing, damaged, or no estimator."""
+        try:
+            content = torch.load(Path(path), weights_only=True, map_location="cpu")
+            made = cls.blank(content["sizes"])
+            made.load_state_dict(content["state"])
+        except Exception as error:  # torch.load raises whatever its unpickler and zip reader raise
+            raise InputError(f"{path}: not an estimator, or damaged; train again") from error
+        return made.requires_grad_(False)
 
     def forward(self, obs: Tensor) -> Tensor:
         return self.network(self.normalizer(obs)) * self.std + self.mean

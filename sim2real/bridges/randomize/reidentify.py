@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from stable_baselines3.common.vec_env import VecNormalize
 
 from sim2real.bridges.randomize.posterior import around
 from sim2real.bridges.randomize.uniform import Uniform
@@ -24,6 +23,10 @@ from sim2real.identification.identify import explain
 from sim2real.identification.posterior import Posterior
 from sim2real.identification.windows import Trajectory
 from sim2real.learning.companion import Companion
+from sim2real.learning.learners import to_policy
+from sim2real.policy.actor import Actor
+from sim2real.policy.estimator import Estimator
+from sim2real.policy.spec import PolicySpec
 from sim2real.simulation.make import AnyWorlds
 from sim2real.simulation.robot import Robot
 from sim2real.types import Array, InputError
@@ -72,14 +75,16 @@ class Reidentification(Companion):
     Args:
         worlds: those that the learner acts in.
         target: one world that is the target; its physics is never read.
+        spec, estimator: of the policy that is being trained.
         steps: control steps of the whole training.
     """
 
     def __init__(
         self, config: Reidentify, robot: Robot, worlds: AnyWorlds, target: AnyWorlds, *,
-        steps: int, seed: int,
+        spec: PolicySpec, estimator: Estimator | None = None, steps: int, seed: int,
     ) -> None:  # fmt: skip
         super().__init__()
+        self._spec, self._estimator = spec, estimator
         self._config, self._robot, self._worlds, self._target = config, robot, worlds, target
         self._due = [round(steps * (i + 1) / (config.rounds + 1)) for i in range(config.rounds)]
         self._seed = seed
@@ -105,8 +110,10 @@ class Reidentification(Companion):
         rng = np.random.default_rng(np.random.SeedSequence([self._seed, 8, self._done]))
         left = config.target_steps - self.target_steps
         if left > 0:
+            model = self.model
+            policy = to_policy(model, model.get_vec_normalize_env(), self._spec, self._estimator)
             made = excite(
-                self._target, self._act, episodes=config.episodes, steps=left, rng=rng,
+                self._target, Actor(policy), episodes=config.episodes, steps=left, rng=rng,
                 excitation=config.excitation,
             )  # fmt: skip
             self.logs += made.episodes
@@ -126,13 +133,6 @@ class Reidentification(Companion):
             self._worlds.draws.distribution = around(
                 self.posterior, space, config.bounds(space), config.widen, "reidentify"
             )
-
-    def _act(self, obs: Array, first: bool) -> Array:
-        model: Any = self.model
-        normalize = model.get_vec_normalize_env()
-        assert normalize is None or isinstance(normalize, VecNormalize)
-        seen = obs if normalize is None else normalize.normalize_obs(obs)
-        return model.predict(seen, deterministic=True)[0]
 
     def save(self, folder: Path) -> None:
         if self.posterior is not None:

@@ -1,0 +1,166 @@
+"""The four bridges in one recipe: every pair that makes sense trains, and each has its effect."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sim2real import schema
+from sim2real.policy.policy import Policy
+from sim2real.recipe import Recipe
+from sim2real.simulation.worlds import Worlds
+from sim2real.train import train
+from sim2real.types import InputError
+
+GAP = """
+actuators: {strength: 0.6}
+sensors: {v5: {bias: 0.3}}
+"""
+ROBOT = "inverted_pendulum"
+BRIDGES: dict[str, Any] = {
+    "uniform": {"randomize": "uniform"},
+    "epopt": {"randomize": {"method": "epopt", "episodes": 16, "min_kept": 4, "warm_up": 0.0}},
+    "doraemon": {"randomize": {"method": "doraemon", "success": 5.0, "every": 16}},
+    "adr": {"randomize": {"method": "adr", "high": 5.0, "low": 1.0, "buffer": 2}},
+    "darc": {"correct": {"method": "darc", "target": "GAP", "target_steps": 400, "initial": 200,
+                         "warm_up": 256}},
+    "dann": {"align": {"method": "dann", "gap": "GAP", "observations": 400, "steps": 100}},
+    "context": {"adapt": "context"},
+}  # fmt: skip
+PPO = {"network": [16], "settings": {"n_steps": 32, "batch_size": 64, "n_epochs": 1}}
+SAC = {"algorithm": "sac", "network": [16],
+       "settings": {"batch_size": 32, "learning_starts": 64, "gradient_steps": 2}}  # fmt: skip
+
+
+def recipe(tmp_path: Path, names: tuple[str, ...], learner: dict[str, Any]) -> dict[str, Any]:
+    gap = tmp_path / "robot.yaml"
+    gap.write_text(GAP)
+    plain: dict[str, Any] = {
+        "description": "a test", "env": ROBOT, "randomize": "none", "correct": "none",
+        "align": "none", "adapt": "none", "steps": 1_024, "worlds": 8, "threads": 1,
+        "learner": learner,
+    }  # fmt: skip
+    for name in names:
+        plain |= BRIDGES[name]
+    text = schema.dump(plain).replace("GAP", str(gap))
+    (tmp_path / "recipe.yaml").write_text(text)
+    return schema.load(tmp_path / "recipe.yaml")
+
+
+def check(out: Path, names: tuple[str, ...], drawn: list[np.ndarray]) -> None:
+    """That each bridge did something."""
+    with (out / "log/progress.csv").open() as file:
+        rows = list(csv.DictReader(file))
+
+    def column(name: str) -> list[float]:
+        return [float(r[name]) for r in rows if r.get(name)]
+
+    policy = Policy.load(out)
+    spread = np.ptp(np.concatenate(drawn), axis=0)
+    randomized = {"uniform", "epopt", "doraemon", "adr"}.intersection(names)
+    assert (spread > 0).any() == bool(randomized)  # ξ varies
+    if "epopt" in names:
+        assert set(column("rollout/kept")) == {4.0}
+    if "doraemon" in names:
+        assert column("randomize/entropy")
+    if "darc" in names:
+        assert any(size > 0 for size in column("darc/delta_r_size"))  # Δr is not zero
+        assert column("darc/target_steps")[-1] <= 400
+    assert (policy.estimator is not None) == ("dann" in names)
+    if policy.estimator is not None:  # the encoder is not the identity
+        obs = torch.randn(20, policy.spec.obs_size)
+        assert not torch.allclose(policy.estimator(obs), obs, atol=1e-3)
+    if "context" in names:  # what the policy is told changes what it does
+        obs = torch.randn(20, policy.spec.obs_size)
+        *rest, _ = policy.initial(20)
+        low, high = (
+            policy(obs, (*rest, torch.tensor([ends] * 20).float()))[0]
+            for ends in (
+                [p.low for p in policy.spec.context],
+                [p.high for p in policy.spec.context],
+            )
+        )
+        assert not torch.equal(low, high)
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[np.ndarray]:
+    """ξ of every episode that the training's worlds begin."""
+    seen: list[np.ndarray] = []
+    write = Worlds._write
+
+    def noting(self: Any, worlds: Any, xi: Any) -> None:
+        if self.num_worlds == 8:
+            seen.append(np.array(xi))
+        write(self, worlds, xi)
+
+    monkeypatch.setattr(Worlds, "_write", noting)
+    return seen
+
+
+PAIRS = [
+    ("uniform", "darc"), ("uniform", "dann"), ("uniform", "context"), ("epopt", "darc"),
+    ("epopt", "dann"), ("epopt", "context"), ("doraemon", "darc"), ("adr", "context"),
+    ("darc", "dann"), ("uniform", "darc", "context"), ("uniform", "dann", "context"),
+    ("epopt", "darc", "dann", "context"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("names", PAIRS, ids="+".join)
+def test_bridges_go_together(names, tmp_path, drawn):
+    train(recipe(tmp_path, names, PPO), out=tmp_path / "run")
+    check(tmp_path / "run", names, drawn)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("uniform", "darc"), ("doraemon", "dann"), ("uniform", "darc", "dann", "context")],
+    ids="+".join,
+)
+def test_bridges_go_together_with_sac(names, tmp_path, drawn):
+    train(recipe(tmp_path, names, SAC), out=tmp_path / "run")
+    check(tmp_path / "run", names, drawn)
+
+
+@pytest.mark.parametrize("names", [("doraemon", "darc", "dann"), ("adr",)], ids="+".join)
+def test_what_the_bridges_know_is_kept_in_a_checkpoint(names, tmp_path):
+    plain = recipe(tmp_path, names, PPO) | {"checkpoint": 256}
+    train(plain, out=tmp_path / "run")
+    longer = plain | {"steps": 1_536}
+    train(longer, out=tmp_path / "run", resume=True)
+    folder = sorted((tmp_path / "run/checkpoints").iterdir())[-1]
+    files = {p.name for p in folder.iterdir()}
+    assert "curriculum.json" in files
+    assert ("darc.pt" in files) == ("darc" in names)
+    assert (tmp_path / "run/estimator.pt").is_file() == ("dann" in names)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"learner": {"algorithm": "sac"}, "randomize": "epopt"}, r"epopt.*ppo.*is sac"),
+        ({"align": {"method": "dann"}}, r"align: gap is missing"),
+        ({"adapt": "context"}, r"adapt: context tells.*randomize: none"),
+        ({"gap": "mild", "correct": {"method": "darc", "target": "mild"}},
+         r"correct: darc bridges.*gap: mild already"),
+        ({"gap": "mild", "align": {"method": "dann", "gap": "mild"}}, r"align bridges.*already"),
+        ({"gap": "mild", "randomize": {"method": "reidentify", "target": "mild"}},
+         r"randomize: reidentify bridges.*already"),
+        ({"distill": {"teacher": ["v5"], "steps": 10},
+          "correct": {"method": "darc", "target": "mild"}}, r"correct: darc.*distill"),
+        ({"learner": {"algorithm": "sac", "her": True},
+          "align": {"method": "dann", "gap": "mild"}}, r"align needs flat.*her"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_together_is_refused(changes, sentence):
+    plain = {
+        "description": "a test", "env": "hopper", "randomize": "none", "correct": "none",
+        "align": "none", "adapt": "none", "steps": 100,
+    }  # fmt: skip
+    with pytest.raises(InputError, match=sentence):
+        schema.read(Recipe, plain | changes)

@@ -1,0 +1,173 @@
+"""The ladder: cells, what is shared, what is open, and the table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sim2real import cli
+from sim2real.compare import ARMS, Cell, Ladder, Place, Results, compare, compute, table
+from sim2real.evaluate import bootstrap
+from sim2real.learning.learners import Learner
+from sim2real.types import InputError
+
+TINY = Ladder(
+    "inverted_pendulum", "worn", 300, ppo_steps=1_024, sac_steps=300, oracle_steps=1, episodes=3,
+    ppo=Learner(network=(8,), settings={"n_steps": 8, "batch_size": 256, "n_epochs": 1}),
+    sac=Learner("sac", (8,), settings={"batch_size": 16, "learning_starts": 50}),
+)  # fmt: skip
+
+
+def cell(arm: str, seed: int, returns: list[float], **more: Any) -> Cell:
+    facts: dict[str, Any] = {
+        "falls": 0, "target_steps": 300, "source_steps": 0, "seconds": 1.0, "versions": {},
+        "commit": "", "machine": "",
+    }  # fmt: skip
+    return Cell(arm, seed, returns, **{**facts, **more})
+
+
+def test_every_arm_gives_a_cell_within_its_budget(tmp_path):
+    ladder = replace(TINY, gap="mild")
+    found = compare(ladder, seeds=[0], work=tmp_path / "work", jobs=2)
+    assert [r.arm for r in found.rows] == list(ARMS)
+    assert all(r.seeds == 1 and r.mean is not None for r in found.rows)
+    used = {r.arm: r.target_steps for r in found.rows}
+    for arm, steps in used.items():
+        assert steps <= 300 or ARMS[arm].kind == "oracle"
+    assert used["zero-shot"] == used["uniform"] == used["epopt"] == used["automatic"] == 0
+    assert used["darc"] == used["fine-tune"] == used["mixed"] == used["target-only"] == 300
+    assert 0 < used["posterior"] <= 300
+    picture = found.folder / "ladder.yaml"
+    before = {p: p.stat().st_mtime_ns for p in found.folder.glob("*.json")}
+    again = compare(ladder, seeds=[0], work=tmp_path / "work")
+    assert picture.is_file()
+    assert {p: p.stat().st_mtime_ns for p in found.folder.glob("*.json")} == before
+    assert again.to_dict() == found.to_dict()
+
+
+def test_the_target_is_one_robot_of_the_family(tmp_path):
+    compare(TINY, seeds=[0], arms=["zero-shot"], work=tmp_path)
+    text = (tmp_path / "inverted_pendulum/worn/robot.yaml").read_text()
+    assert "distribution" not in text
+
+
+def test_what_is_open_is_shown_as_open(tmp_path):
+    found = compare(TINY, seeds=[0, 1], arms=["zero-shot"], work=tmp_path, seconds=1e-9)
+    assert all(r.mean is None for r in found.rows)
+    assert found.gap is None
+    assert found.markdown().count("| open | open |") == len(ARMS)
+
+
+# The table
+
+
+def filled(folder: Path, returns: dict[str, list[list[float]]]) -> Results:
+    results = Results(folder, TINY)
+    for arm, seeds in returns.items():
+        for seed, values in enumerate(seeds):
+            results.write(cell(arm, seed, values))
+    return results
+
+
+def test_the_reference_has_closed_nothing_and_the_oracle_all(tmp_path):
+    results = filled(
+        tmp_path,
+        {"uniform-history": [[9, 11, 10]] * 2, "oracle-ppo": [[99, 101, 100]] * 2,
+         "oracle-sac": [[50, 50, 50]] * 2, "darc": [[54, 56, 55]] * 2},
+    )  # fmt: skip
+    rows = {r.arm: r for r in table(results, [0, 1]).rows}
+    for arm, closed in {"uniform-history": 0.0, "oracle-ppo": 1.0, "darc": 0.5}.items():
+        assert rows[arm].closed.mean == pytest.approx(closed, abs=0.01)
+    assert rows["oracle-sac"].closed.mean == pytest.approx(40 / 90)  # the worse one is a method
+    assert rows["fine-tune"].mean is None
+
+
+def test_without_a_gap_nothing_is_closed(tmp_path):
+    results = filled(
+        tmp_path, {"uniform-history": [[95.0] * 3] * 2, "oracle-ppo": [[100.0] * 3] * 2}
+    )
+    found = table(results, [0, 1])
+    assert found.gap is False
+    assert "no gap" in found.markdown()
+
+
+def test_the_interval_is_over_seeds_first():
+    rng = np.random.default_rng(0)
+    alike = rng.normal(100, 30, (3, 20))
+    apart = alike + np.array([[-50.0], [0.0], [50.0]])
+    narrow, wide = bootstrap(alike), bootstrap(apart)
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+    assert wide.mean == pytest.approx(apart.mean())
+    flat = bootstrap(apart.reshape(-1))  # a control arm: episodes taken for independent
+    assert flat.high - flat.low < 0.6 * (wide.high - wide.low)
+
+
+# Bad input
+
+
+def test_cells_of_other_settings_are_not_mixed(tmp_path):
+    Results(tmp_path, TINY)
+    with pytest.raises(InputError, match=r"another budget, ppo_steps; give another --out"):
+        Results(tmp_path, replace(TINY, budget=999, ppo_steps=2_048))
+
+
+def test_what_is_shared_between_gaps_is_not_mixed_either(tmp_path):
+    compare(TINY, seeds=[0], arms=["zero-shot"], work=tmp_path, seconds=1e-9)
+    other = replace(TINY, gap="mild", ppo_steps=2_048)
+    with pytest.raises(InputError, match=r"other settings; give another --work"):
+        compare(other, seeds=[0], arms=["zero-shot"], work=tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"arm": 3}'])
+def test_a_file_that_is_no_cell_is_named(content, tmp_path):
+    results = Results(tmp_path, TINY)
+    results.path("darc", 0).write_text(content)
+    with pytest.raises(InputError, match=r"darc-0\.json: not a cell"):
+        table(results, [0])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--gap", "worm"], "did you mean 'worn'"),
+        (["--gap", "worn", "--arms", "uniform,dark"], "arms: no 'dark'"),
+        (["--gap", "worn", "--set", "ppo_stebs=3"], "ppo_stebs: unknown key"),
+        (["--gap", "worn", "--set", "episodes=0"], "episodes is 0"),
+    ],
+)
+def test_the_command_says_what_is_wrong(words, sentence, tmp_path, capsys):
+    status = cli.main(["compare", "hopper", "--budget", "100", "--work", str(tmp_path), *words])
+    assert status == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_command_answers_in_json(tmp_path, capsys):
+    what = ["inverted_pendulum", "--gap", "worn", "--budget", "100", "--seeds", "1"]
+    how = ["--arms", "zero-shot", "--seconds", "0.000001", "--work", str(tmp_path), "--json"]
+    assert cli.main(["compare", *what, *how]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["ladder"]["budget"] == 100
+    assert len(answer["rows"]) == len(ARMS)
+
+
+def test_a_cell_that_fails_leaves_the_others(tmp_path):
+    ladder = replace(TINY, budget=20)  # too few target steps for the classifiers
+    with pytest.raises(RuntimeError, match=r"darc with seed 0: .*target"):
+        compare(ladder, seeds=[0], arms=["zero-shot", "darc"], work=tmp_path)
+    cells = tmp_path / "inverted_pendulum/worn/cells"
+    assert (cells / "zero-shot-0.json").is_file()
+    assert not (cells / "darc-0.json").exists()
+
+
+def test_a_training_that_was_killed_goes_on(tmp_path):
+    compare(TINY, seeds=[0], arms=["zero-shot"], work=tmp_path, seconds=1e-9)
+    place = Place(TINY, 0, tmp_path / "inverted_pendulum")
+    made = compute("zero-shot", place)
+    (place.folder("zero-shot") / "policy.pt").unlink()  # as if killed after its last checkpoint
+    again = compute("zero-shot", place)
+    assert again.returns == made.returns

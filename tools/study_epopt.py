@@ -1,0 +1,153 @@
+"""Hopper with a torso of 3 to 9 kg: the worst of what it does, by how it was trained.
+
+    python tools/study_epopt.py --out runs/epopt                  5 seeds, 1 M steps each
+
+The figure of EPOpt (Rajeswaran et al. 2017, figure 1): return over the mass of the torso, of
+policies trained at 6 kg alone, over the whole range, and on the worst tenth of it. Beside it a
+control arm with a planted bug, which learns from the *best* tenth. Every training is kept in
+`--out`, goes on where it was killed, and is never done twice. All arms have the same simulated
+steps, kept or not. Prints a Markdown table and draws `epopt.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import sim2real.bridges.randomize.epopt as epopt_module
+from sim2real import progress
+from sim2real.bridges.randomize.epopt import EPOpt, cvar
+from sim2real.bridges.randomize.uniform import Uniform
+from sim2real.evaluate import bootstrap, evaluate
+from sim2real.learning.learners import Learner
+from sim2real.pictures import DPI, LIGHT, style
+from sim2real.policy.policy import Policy
+from sim2real.recipe import Recipe
+from sim2real.simulation.robot import MjcfRobot, Robot
+from sim2real.train import run
+from sim2real.types import Array
+
+KILOGRAMS = (3.0, 9.0)
+MIDDLE = 6.0
+GRID = np.linspace(*KILOGRAMS, 13)
+EPISODES = 16
+"""At each mass."""
+ARMS = ("6 kg alone", "uniform", "EPOpt", "best tenth (planted bug)")
+
+
+def recipe(arm: str, steps: int, seed: int) -> Recipe:
+    robot = Robot.load("hopper")
+    assert isinstance(robot, MjcfRobot)
+    torso = float(robot.model.body("torso").mass[0])
+    fixed = {
+        name: (float(x), float(x))
+        for name, x in zip(robot.space.names, robot.space.nominal, strict=True)
+    }
+    low, high = (MIDDLE, MIDDLE) if arm == ARMS[0] else KILOGRAMS
+    ranges = {**fixed, "torso_mass": (low / torso, high / torso)}
+    learner = Learner(
+        "ppo", (64, 64), learning_rate=1e-3, final_learning_rate=3e-4,
+        settings={"n_steps": 32, "batch_size": 512, "n_epochs": 6},
+    )  # fmt: skip
+    base = Recipe(
+        description=arm, env="hopper", randomize=Uniform(ranges=ranges), correct="none",
+        align="none", adapt="none", steps=steps, learner=learner, worlds=128, threads=1, seed=seed,
+    )  # fmt: skip
+    if arm in ARMS[2:]:
+        return replace(base, randomize=EPOpt(ranges=ranges, episodes=64), worlds=32)
+    return base
+
+
+def cell(arm: str, seed: int, steps: int, out: Path) -> Array:
+    """(13, EPISODES) returns over the grid, trained first where that was not done yet."""
+    name = f"{ARMS.index(arm)}-{seed}"
+    file = out / f"{name}.json"
+    if file.is_file():
+        return np.array(json.loads(file.read_text()))
+    if arm == ARMS[3]:
+        worst = epopt_module.worst
+        epopt_module.worst = lambda returns, *a, **k: worst(-np.asarray(returns), *a, **k)
+    folder = out / name
+    if (folder / "policy.pt").is_file():
+        policy = Policy.load(folder)
+    else:
+        resume = (folder / "recipe.yaml").is_file()
+        policy = run(name, recipe(arm, steps, seed), folder, resume=resume, report=progress.silent)
+    torso = float(Robot.load("hopper").model.body("torso").mass[0])  # type: ignore[union-attr]
+    returns = [
+        evaluate(policy, "hopper", xi={"torso_mass": m / torso}, episodes=EPISODES, seed=99).returns
+        for m in GRID
+    ]
+    new = file.with_suffix(".new")
+    new.write_text(json.dumps(np.array(returns).tolist()))
+    os.replace(new, file)
+    return np.array(returns)
+
+
+def draw(results: dict[str, Array], path: Path) -> None:
+    """Return over the mass: the mean over seeds, with the lowest and highest seed as a band."""
+    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    axes = figure.subplots()
+    style(axes, LIGHT)
+    colours = (LIGHT.other, LIGHT.before, LIGHT.after, LIGHT.faint)
+    for (arm, returns), colour in zip(results.items(), colours, strict=True):
+        mean = returns.mean(axis=2)  # (S, masses)
+        axes.fill_between(GRID, mean.min(0), mean.max(0), color=colour, alpha=0.15, linewidth=0)
+        axes.plot(GRID, mean.mean(0), color=colour, linewidth=2, label=arm)
+    axes.set_xlabel("mass of the torso [kg]")
+    axes.set_ylabel("return, mean of the seeds and their range")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=9)
+    figure.savefig(path, dpi=DPI)
+
+
+def table(results: dict[str, Array]) -> str:
+    """10th percentile, mean of the worst tenth and mean, over the grid; interval over seeds."""
+    lines = [
+        "| trained on | 10th percentile [95 %] | mean of the worst tenth (CVaR) | mean |",
+        "|---|--:|--:|--:|",
+    ]
+    for arm, returns in results.items():
+        flat = returns.reshape(len(returns), -1)
+        tenth = bootstrap(np.percentile(flat, 10, axis=1))
+        tail = bootstrap(np.array([cvar(row, 0.1) for row in flat]))
+        lines.append(f"| {arm} | {tenth} | {tail} | {bootstrap(flat.mean(axis=1))} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/epopt"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=1_000_000, help="simulated, kept or not")
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    asked = [(arm, seed) for seed in range(options.seeds) for arm in ARMS]
+    one: Any = partial(cell, steps=options.steps, out=options.out)
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(options.jobs, mp_context=spawn, max_tasks_per_child=1) as pool,
+        progress.bar("EPOpt on the hopper", len(asked)) as report,
+    ):
+        found: dict[tuple[str, int], Array] = {}
+        for key, returns in zip(asked, pool.map(one, *zip(*asked, strict=True)), strict=True):
+            found[key] = returns
+            report(len(found), {})
+    results = {a: np.stack([found[a, s] for s in range(options.seeds)]) for a in ARMS}
+    draw(results, options.out / "epopt.png")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The ladder on hopper and halfcheetah, four gaps each: fills `results/ladder`, cell by cell.
+
+    make study                                  goes on with whatever is open
+    make study ARGS="--hours 2 --jobs 2"        begins no cell after two hours
+
+Finished cells stand in results/ladder/ENV/GAP/*.json and are never computed again; what was
+trained on the way is kept in `--work`. After every gap results/ladder/README.md is written, open
+cells shown as open. Settings, seeds and budget are the same for all and stand in the files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from sim2real import progress
+from sim2real.compare import ARMS, Ladder, Results, compare, table
+from sim2real.deploy.files import write_atomically
+from sim2real.report import save_ladder
+
+HERE = Path(__file__).resolve().parent.parent / "results" / "ladder"
+GAPS = {
+    "hopper": ("mild", "worn", "odrl_friction_0.5", "odrl_gravity_2"),
+    "halfcheetah": ("mild", "worn", "odrl_gravity_0.5", "odrl_kinematic_medium"),
+}
+BUDGET = 10_000
+"""Control steps on the target: 80 s of the hopper, 500 s of the halfcheetah."""
+
+
+def ladder(env: str, gap: str) -> Ladder:
+    return Ladder(env, gap, BUDGET)
+
+
+def write(out: Path, seeds: range) -> None:
+    """README.md of the results, from the cells that are there."""
+    text = ["# The ladder", "", (__doc__ or "").split("\n\n", 2)[2].strip(), ""]
+    for env, gaps in GAPS.items():
+        for gap in gaps:
+            folder = out / env / gap
+            if not (folder / "ladder.yaml").is_file():
+                text += [f"## {env}, {gap}", "", "Open.", ""]
+                continue
+            results = Results(folder, ladder(env, gap))
+            found = table(results, seeds)
+            save_ladder(found)
+            cells = [cell for arm in ARMS for cell in results.cells(arm)]
+            commits = ", ".join(sorted({c.commit for c in cells if c.commit}))
+            hours = sum(c.seconds for c in cells) / 3600
+            text += [f"## {env}, {gap}", "", f"![returns]({env}/{gap}/ladder.png)", "",
+                     found.markdown(), "",
+                     f"Commits {commits}; {hours:.1f} hours of one core.", ""]  # fmt: skip
+            if cells:
+                versions = json.dumps(cells[-1].versions)
+                text += [f"Versions: `{versions}`.", ""]
+    write_atomically(out / "README.md", ("\n".join(text)).encode())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--work", type=Path, default=Path("runs/ladder"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--hours", type=float, help="begin no cell after so long")
+    parser.add_argument("--arms", help="NAME[,NAME...]; default all")
+    parser.add_argument("--envs", default=",".join(GAPS), help="NAME[,NAME...]")
+    options = parser.parse_args()
+    begin, seeds = time.monotonic(), range(options.seeds)
+    arms = options.arms.split(",") if options.arms else list(ARMS)
+    for env in options.envs.split(","):
+        for gap in GAPS[env]:
+            left = None
+            if options.hours is not None:
+                left = max(0.0, 3600 * options.hours - (time.monotonic() - begin))
+            with progress.bar(f"{env} {gap}", len(arms) * options.seeds) as report:
+                compare(
+                    ladder(env, gap), seeds=seeds, arms=arms, out=options.out / env / gap,
+                    work=options.work, jobs=options.jobs, seconds=left, report=report,
+                )  # fmt: skip
+            write(options.out, seeds)
+
+
+if __name__ == "__main__":
+    main()
