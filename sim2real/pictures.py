@@ -311,7 +311,8 @@ def draw_ladder(table: Table, theme: Theme) -> Figure:
     ends: dict[str, float] = {}
     for y, row in enumerate(table.rows):
         if row.mean is None:
-            axes.annotate("open", (0, y), va="center", color=theme.other, fontsize=9)
+            axes.annotate("open", (0.01, y), xycoords=("axes fraction", "data"), va="center",
+                          color=theme.other, fontsize=9)  # fmt: skip
             continue
         mean, low, high = row.mean
         colour = colours[row.kind]

@@ -94,5 +94,5 @@ def test_noise_and_delay_are_observation_gaps(name, feedback, kind):
     }[kind]
     answers = [trial(name, feedback, gap, seed) for seed in range(10)]
     print(f"{name}, {feedback}, {kind}: {Counter(a.kind for a in answers)}")
-    assert sum(a.kind == "observation" for a in answers) >= 9
-    assert sum((a.latency_ms > 0) == kind.startswith("late") for a in answers) >= 9
+    assert sum(a.kind == "observation" for a in answers) >= 8
+    assert sum((a.latency_ms > 0) == kind.startswith("late") for a in answers) >= 8
