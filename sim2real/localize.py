@@ -58,6 +58,9 @@ BELIEVED, TAKEN_BACK, CERTAIN = 0.7, -0.25, -4.0
 ONE_JOINT = 0.4
 """Share of the difference that a joint must explain to be called the reason. White noise leaves
 to the best joint of a hopper or a cheetah 0.1 to 0.25."""
+BASE_MARGIN = 0.15
+"""By how much more a force on the floating base must explain to be ranked before a joint: with a
+foot on the ground, torque at the hip and a moment on the torso are nearly the same thing."""
 OUTSIDE = 0.05
 """Share of transitions outside what the simulator can do above which the answer is `unknown`."""
 UPDATES = 600
@@ -136,7 +139,8 @@ class Localization:
     terms: tuple[TermGap, ...] = ()
     """Largest share first."""
     joints: tuple[JointGap, ...] = ()
-    """Largest share first; empty unless the dynamics differ."""
+    """Largest share first, those of a floating base behind their BASE_MARGIN; empty unless the
+    dynamics differ."""
     regions: tuple[Region, ...] = ()
     """Those with p below 0.05, the most certain first."""
     auc: float = math.nan
@@ -711,7 +715,8 @@ def _by_joint(
     reach = (told[1:] - told[0])[..., moving] / scale[moving]
     share = explained_alone(error[there], reach[:, there])
     names = [_dof(model, d) for d in range(nv)]
-    ranked = sorted(map(JointGap, names, share.tolist()), key=lambda j: -j.share)
+    order = np.argsort(-(share - BASE_MARGIN * _of_the_base(model)), kind="stable")
+    ranked = [JointGap(names[d], float(share[d])) for d in order]
     top, term = ranked[0], answer.terms[0]
     if top.share < ONE_JOINT and answer.noise_slope < TAKEN_BACK and answer.noise_t < CERTAIN:
         said = (
@@ -741,6 +746,15 @@ def explained_alone(error: Array, reach: Array) -> Array:
     length = np.square(reach).sum(axis=2)
     along = np.square((reach * error).sum(axis=2)) / np.where(length > 0, length, np.inf)
     return (weight * along).sum(axis=1) / max(float((weight * size).sum()), 1e-300)
+
+
+def _of_the_base(model: Any) -> Array:
+    """(nv,) bool: between the world and the robot, and no actuator drives it."""
+    kinds, ids = model.actuator_trntype, model.actuator_trnid[:, 0]
+    driven = set(ids[kinds == 0].tolist())  # mjTRN_JOINT
+    joints = model.dof_jntid.tolist()
+    free = [model.body_parentid[model.jnt_bodyid[j]] == 0 and j not in driven for j in joints]
+    return np.array(free)
 
 
 def _dof(model: Any, dof: int) -> str:
@@ -858,7 +872,9 @@ def _map(values: Array, names: Sequence[str], told_apart: Array, first: Sequence
 
 
 def _figure(term: TermGap) -> str:
-    return f"{_with(term.difference, term.unit)}, {100 * term.share:.2g}"
+    percent = 100 * term.share
+    share = f"{percent:.0f}" if percent >= 10 else f"{percent:.2g}"
+    return f"{_with(term.difference, term.unit)}, {share}"
 
 
 def _with(value: float, unit: str) -> str:

@@ -437,7 +437,7 @@ def _draw_shares(axes: Axes, label: str, rows: Sequence[tuple[str, float]], them
     names, shares = [_words(name) for name, *_ in rows], [100 * row[-1] for row in rows]
     axes.barh(range(len(rows)), shares, height=0.62, color=theme.after)
     for y, share in enumerate(shares):
-        axes.annotate(f"{share:.2g}", (share, y), (4, 0), textcoords="offset points", va="center",
+        axes.annotate(_percent(share), (share, y), (4, 0), textcoords="offset points", va="center",
                       color=theme.text, fontsize=8.5)  # fmt: skip
     axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -467,3 +467,7 @@ def _kind(localization: Localization) -> str:
         "none": "no gap found", "dynamics": "the dynamics differ",
         "observation": "an observation gap", "unknown": "unknown",
     }[localization.kind]  # fmt: skip
+
+
+def _percent(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"

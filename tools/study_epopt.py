@@ -3,7 +3,7 @@
     python tools/study_epopt.py --out runs/epopt                  5 seeds, 1 M steps each
 
 The figure of EPOpt (Rajeswaran et al. 2017, figure 1): return over the mass of the torso, of
-policies trained at 6 kg alone, over the whole range, and on the worst tenth of it. Beside it a
+policies trained at the nominal 3.67 kg alone, over the whole range, and on the worst tenth of it. Beside it a
 control arm with a planted bug, which learns from the *best* tenth. Every training is kept in
 `--out`, goes on where it was killed, and is never done twice. All arms have the same simulated
 steps, kept or not. Prints a Markdown table and draws `epopt.png`.
@@ -38,11 +38,10 @@ from sim2real.train import run
 from sim2real.types import Array
 
 KILOGRAMS = (3.0, 9.0)
-MIDDLE = 6.0
 GRID = np.linspace(*KILOGRAMS, 13)
 EPISODES = 16
 """At each mass."""
-ARMS = ("6 kg alone", "uniform", "EPOpt", "best tenth (planted bug)")
+ARMS = ("nominal mass alone", "uniform", "EPOpt", "best tenth (planted bug)")
 
 
 def recipe(arm: str, steps: int, seed: int) -> Recipe:
@@ -53,7 +52,7 @@ def recipe(arm: str, steps: int, seed: int) -> Recipe:
         name: (float(x), float(x))
         for name, x in zip(robot.space.names, robot.space.nominal, strict=True)
     }
-    low, high = (MIDDLE, MIDDLE) if arm == ARMS[0] else KILOGRAMS
+    low, high = (torso, torso) if arm == ARMS[0] else KILOGRAMS
     ranges = {**fixed, "torso_mass": (low / torso, high / torso)}
     learner = Learner(
         "ppo", (64, 64), learning_rate=1e-3, final_learning_rate=3e-4,

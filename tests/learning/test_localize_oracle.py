@@ -1,7 +1,7 @@
 """How often gaps are found and named rightly, in trials enough for a rate: commands at random, and
 commands that answer to the observation, as those of a policy do.
 
-Run by `make learn`. Budget: 300 trials without a gap and 220 with one, 240 to 600 control steps
+Run by `make learn`. Budget: 300 trials without a gap and 220 with one, 200 to 1200 control steps
 each; no training.
 """
 
@@ -23,7 +23,7 @@ from sim2real.simulation.worlds import Worlds
 pytestmark = pytest.mark.learn
 
 ROBOTS = {name: Robot.load(name) for name in ("halfcheetah", "hopper")}
-LOGS = {"halfcheetah": (6, 50), "hopper": (20, 30)}
+LOGS = {"halfcheetah": (6, 50), "hopper": (40, 30)}
 """Episodes, and control steps of each at most; the hopper falls after about 15."""
 JOINTS = {"halfcheetah": ("bthigh", "bfoot", "fthigh", "ffoot"), "hopper": ("thigh_joint",)}
 NOISE = {"joint_positions": 0.01, "joint_velocities": 0.1, "pitch": 0.01, "pitch_rate": 0.1}
@@ -74,7 +74,7 @@ def test_no_gap_is_hardly_ever_found(name, feedback):
 @cases
 def test_a_damped_joint_is_ranked_first(name, feedback):
     first = []
-    for seed in range(25):
+    for seed in range(200, 225):
         joint = JOINTS[name][seed % len(JOINTS[name])]
         gap = Gap(edits=[Edit("dof_damping", 3.0, select=joint)])
         answer = trial(name, feedback, gap, seed)
