@@ -120,6 +120,14 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--out", default="posterior.json", help="default posterior.json, right here")
     p.add_argument("--seed", type=_seed, default=0, help="of the search; default 0")
 
+    p = _command(commands, gap, "where robot and simulator differ, from logs")
+    p.add_argument(
+        "logs", metavar="LOGS", nargs="+", help="logs of `sim2real run`, or their folders"
+    )
+    p.add_argument("--env", required=True, help="the robot that wrote them")
+    p.add_argument("--picture", help="where the finding is drawn (PNG)")
+    p.add_argument("--seed", type=_seed, default=0, help="of the test; default 0")
+
     p = _command(commands, adapt, "find the context of a target, and decide whether it helps")
     p.add_argument("policy", metavar="POLICY", help="folder of a trained policy")
     p.add_argument("target", metavar="TARGET", help="HOST:PORT, logs, or ENV/GAP")
@@ -396,6 +404,29 @@ def identify(arguments: argparse.Namespace) -> int:
     _answer(
         arguments, figures, lambda: _print(_table(["parameter", "mean", "std", "unit", ""], rows))
     )
+    return DONE
+
+
+def gap(arguments: argparse.Namespace) -> int:
+    from sim2real import progress
+    from sim2real.localize import COLUMNS, STAGES, localize
+
+    with progress.bar("gap", STAGES) as report:
+        found = localize(arguments.logs, arguments.env, seed=arguments.seed, report=report)
+    if arguments.picture:
+        from sim2real.report import save_localization
+
+        save_localization(found, arguments.picture)
+
+    def show() -> None:
+        print(found.sentence)
+        for note in found.notes:
+            print(note)
+        rows = found.rows()
+        if rows and found.kind in ("dynamics", "observation"):
+            _print(_table(list(COLUMNS), rows))
+
+    _answer(arguments, found.to_dict(), show)
     return DONE
 
 

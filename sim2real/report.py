@@ -18,6 +18,7 @@ from sim2real.compare import Table
 from sim2real.deploy.files import write_atomically
 from sim2real.evaluate import RobustnessMap
 from sim2real.film import film, gif, side_by_side, still
+from sim2real.localize import Localization
 from sim2real.pictures import DARK, LIGHT, Theme
 from sim2real.policy.policy import Policy
 from sim2real.policy.spec import ParameterInfo
@@ -83,6 +84,15 @@ def save_robustness(map_: RobustnessMap, path: str | Path, robot: Robot | None =
         InputError: the file cannot be written.
     """
     write_atomically(Path(path), pictures.png(pictures.draw_robustness(map_, LIGHT, robot)))
+
+
+def save_localization(localization: Localization, path: str | Path) -> None:
+    """Draws where robot and simulator differ as PNG.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    write_atomically(Path(path), pictures.png(pictures.draw_localization(localization, LIGHT)))
 
 
 def save_ladder(table: Table) -> Path:

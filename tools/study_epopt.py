@@ -3,10 +3,10 @@
     python tools/study_epopt.py --out runs/epopt                  5 seeds, 1 M steps each
 
 The figure of EPOpt (Rajeswaran et al. 2017, figure 1): return over the mass of the torso, of
-policies trained at the nominal 3.67 kg alone, over the whole range, and on the worst tenth of it. Beside it a
-control arm with a planted bug, which learns from the *best* tenth. Every training is kept in
-`--out`, goes on where it was killed, and is never done twice. All arms have the same simulated
-steps, kept or not. Prints a Markdown table and draws `epopt.png`.
+policies trained at the nominal 3.67 kg alone, over the whole range, and on the worst tenth of it.
+Beside it a control arm with a planted bug, which learns from the *best* tenth. Every training is
+kept in `--out`, goes on where it was killed, and is never done twice. All arms have the same
+simulated steps, kept or not. Prints a Markdown table and draws `epopt.png`.
 """
 
 from __future__ import annotations
