@@ -71,7 +71,7 @@ def demo(out: Path, *, steps: int | None = None) -> dict[str, Any]:
     figures = _figures(rows, adaptation, latency)
     columns, table = figures_table(figures)
     map_ = grid(
-        policy, robot, ["torso_mass", "motor_strength"], points=7, episodes=2, context="true"
+        policy, robot, ["torso_mass", "motor_strength"], points=6, episodes=2, context="true"
     )
     write_report(
         out / "report.html",
@@ -148,7 +148,7 @@ class _Reference:
     """Training of the reference policy, uniform randomization with history, in a process."""
 
     def __init__(self, out: Path, teacher: Path, shorter: list[str]) -> None:
-        values = [f"distill.trained={teacher}", *shorter]
+        values = [f"distill.trained={teacher}", "threads=1", *shorter]
         words = [word for value in values for word in ("--set", value)]
         train = [sys.executable, "-m", "sim2real", "train", "hopper-uniform-history"]
         self._command = [*train, "--out", str(out), *words]

@@ -22,7 +22,7 @@ from sim2real.types import Array
 
 SHARE = 0.1
 """Share of the steps at whose begin the teacher acts more than the student."""
-ROLLOUT, BATCH, UPDATES = 32, 1024, 100
+ROLLOUT, BATCH, UPDATES = 32, 512, 100
 """Control steps of each world between updates, size and number of the updates."""
 
 
@@ -54,8 +54,9 @@ def distill(
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)
     rounds = max(1, steps // (B * ROLLOUT))
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, rounds)
-    features: list[Tensor] = []
-    targets: list[Tensor] = []
+    features = torch.zeros(rounds * ROLLOUT * B, student.spec.feature_size)
+    targets = torch.zeros(rounds * ROLLOUT * B, student.spec.action_size)
+    gathered = 0
     obs = worlds.reset()
     context = None if encode is None else encode(worlds.xi, rng)
     state, reset = _told(student, B, context), torch.ones(B, 1)
@@ -66,8 +67,9 @@ def distill(
                 said, _ = teacher(_tensor(obs[:, O:]), _told(teacher, B, context))
                 seen, _ = student.features(_tensor(obs[:, :O]), state, reset)
                 own, state = student(_tensor(obs[:, :O]), state, reset)
-                features.append(seen)
-                targets.append(said)
+                features[gathered : gathered + B] = seen
+                targets[gathered : gathered + B] = said
+                gathered += B
                 acts = torch.rand(B, 1, generator=generator) < follow
                 command = torch.where(acts, said, own)
             step = worlds.step(command.numpy())
@@ -78,9 +80,9 @@ def distill(
                 context[done] = encode(worlds.xi[done], rng)
                 state = _with_context(student, state, context)
         if number == 0:  # the teacher has acted: what the student will see has this size
-            first = torch.cat(features).double()
+            first = features[:gathered].double()
             student.normalizer = Normalizer(first.mean(0).numpy(), first.var(0).numpy() + 1e-6)
-        loss = _fit(student, torch.cat(features), torch.cat(targets), optimizer, generator)
+        loss = _fit(student, features[:gathered], targets[:gathered], optimizer, generator)
         schedule.step()
         report((number + 1) * B * ROLLOUT, {"imitation error": loss})
     for p in parameters:
