@@ -35,7 +35,7 @@ class Engine(ABC):
 
     @abstractmethod
     def reset(self, worlds: Array, qpos: Array, qvel: Array) -> None:
-        """mj_resetData, the state (n, nq) and (n, nv), mj_forward."""
+        """mj_resetData, the state (n, nq) and (n, nv), mj_forward, of worlds (n,)."""
 
     @abstractmethod
     def step(self, ctrl: Array, nstep: int) -> None:
@@ -75,14 +75,17 @@ class MjbatchEngine(Engine):
             self._batch.set_const(np.sort(worlds))
 
     def reset(self, worlds: Array, qpos: Array, qvel: Array) -> None:
-        state = (("qpos", qpos, self._batch.model.qpos0), ("qvel", qvel, 0.0))
         ids = np.sort(worlds)
+        now, moving = self.data["qpos"], self.data["qvel"]
         # mjbatch takes over the entries that were changed, and mj_resetData clears the others:
         # where an entry is to stay as it is, clear it first.
-        if any(((self.data[n][worlds] == new) & (new != zero)).any() for n, new, zero in state):
+        same, still = now[worlds] == qpos, moving[worlds] == qvel
+        if (same.any() and (same & (qpos != self._batch.model.qpos0)).any()) or (
+            still.any() and (still & (qvel != 0.0)).any()
+        ):
             self._batch.reset(ids)
-        for name, new, _ in state:
-            self.data[name][worlds] = new
+        now[worlds] = qpos
+        moving[worlds] = qvel
         self._batch.reset(ids)
 
     def step(self, ctrl: Array, nstep: int) -> None:

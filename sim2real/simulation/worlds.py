@@ -156,11 +156,13 @@ class Worlds:
         self._write(index, new_xi)
         model = self.robot.model
         qpos, qvel = np.zeros((len(index), model.nq)), np.zeros((len(index), model.nv))
-        for row, i in enumerate(index):
+        episodes = self.episodes[index].tolist()
+        for row, i in enumerate(index.tolist()):
             if starts is None:
-                qpos[row], qvel[row] = self.task.initial_state(self._reset_rng[i])
-                noise = (self._noise_seed[i], int(i), 3, int(self.episodes[i]))
-                self.starts[i] = Start(new_xi[row], qpos[row].copy(), qvel[row].copy(), noise)
+                q, v = self.task.initial_state(self._reset_rng[i])
+                qpos[row], qvel[row] = q, v
+                noise = (self._noise_seed[i], i, 3, episodes[row])
+                self.starts[i] = Start(new_xi[row], q.copy(), v.copy(), noise)
             else:
                 qpos[row], qvel[row] = starts[row].qpos, starts[row].qvel
                 self.starts[i] = starts[row]
@@ -231,13 +233,13 @@ class Worlds:
         return np.concatenate(parts, axis=1) if len(parts) > 1 else np.array(parts[0])
 
     def _write(self, worlds: Array, xi: Array) -> None:
-        self.space.check(xi)
-        changed = (xi != self._written[worlds]).any(axis=1)
+        changed = (self.space.check(xi) != self._written[worlds]).any(axis=1)
         self.xi[worlds] = xi
-        if changed.any():
-            where = worlds[changed]
-            self._engine.set_model(where, self.space.values(xi[changed]), self.space.needs_const)
-            self._written[where] = xi[changed]
+        if not changed.all():
+            worlds, xi = worlds[changed], xi[changed]
+        if len(worlds):
+            self._engine.set_model(worlds, self.space.values(xi), self.space.needs_const)
+            self._written[worlds] = xi
 
 
 def needed_fields(robot: MjcfRobot, terms: Sequence[Term]) -> list[str]:
