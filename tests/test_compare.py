@@ -80,7 +80,7 @@ def test_the_reference_has_closed_nothing_and_the_oracle_all(tmp_path):
         {"uniform-history": [[9, 11, 10]] * 2, "oracle-ppo": [[99, 101, 100]] * 2,
          "oracle-sac": [[50, 50, 50]] * 2, "darc": [[54, 56, 55]] * 2},
     )  # fmt: skip
-    rows = {r.arm: r for r in table(results, [0, 1]).rows}
+    rows: dict[str, Any] = {r.arm: r for r in table(results, [0, 1]).rows}
     for arm, closed in {"uniform-history": 0.0, "oracle-ppo": 1.0, "darc": 0.5}.items():
         assert rows[arm].closed.mean == pytest.approx(closed, abs=0.01)
     assert rows["oracle-sac"].closed.mean == pytest.approx(40 / 90)  # the worse one is a method

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -27,11 +28,13 @@ from sim2real.localize import (
 )
 from sim2real.simulation.edits import Edit
 from sim2real.simulation.gap import Actuators, Gap, Latency, Sensor
-from sim2real.simulation.robot import Robot
+from sim2real.simulation.robot import MjcfRobot, Robot
 from sim2real.simulation.worlds import Worlds
 from sim2real.types import InputError
 
-HOPPER, CHEETAH, PENDULUM = map(Robot.load, ("hopper", "halfcheetah", "inverted_pendulum"))
+HOPPER, CHEETAH, PENDULUM = (
+    cast(MjcfRobot, Robot.load(name)) for name in ("hopper", "halfcheetah", "inverted_pendulum")
+)
 NOISE = {"joint_positions": 0.01, "joint_velocities": 0.1, "pitch": 0.01, "pitch_rate": 0.1}
 NOISY = Gap(sensors={name: Sensor(noise=size) for name, size in NOISE.items()})
 

@@ -7,12 +7,14 @@ import json
 import numpy as np
 import pytest
 
+from sim2real import schema
 from sim2real.bridges.randomize.reidentify import Reidentification, Reidentify
 from sim2real.identification.excitation import excite
+from sim2real.recipe import Recipe
 from sim2real.simulation.make import make_worlds
 from sim2real.simulation.robot import Robot
 from sim2real.simulation.worlds import Worlds
-from sim2real.train import train
+from sim2real.train import describe, train
 from sim2real.types import InputError
 
 RECIPE = {
@@ -61,7 +63,7 @@ def test_logs_are_of_one_robot():
 def test_the_worlds_then_draw_what_the_logs_say(tmp_path):
     gap = tmp_path / "robot.yaml"
     gap.write_text("xi: {torso_mass: 1.6, motor_strength: 0.7}\n")
-    loop = {"method": "reidentify", "target": str(gap), "rounds": 2, "episodes": 3}
+    loop = {"method": "reidentify", "target": str(gap), "rounds": 1, "episodes": 2}
     train(RECIPE | {"randomize": loop}, out=tmp_path / "run")
     saved = sorted((tmp_path / "run/checkpoints").glob("*/posterior.json"))
     assert saved
@@ -78,14 +80,15 @@ def test_a_loop_goes_on_where_it_was_saved(tmp_path):
     worlds = make_worlds(robot, 4, draw=robot.space.prior(), threads=1)
     target = make_worlds(robot, 1, gap="mild", threads=1)
     config = Reidentify("mild", episodes=2)
-    one = Reidentification(config, robot, worlds, target, steps=100, seed=0)
+    spec = describe("test", robot, schema.read(Recipe, RECIPE | {"randomize": "uniform"}))
+    one = Reidentification(config, robot, worlds, target, spec=spec, steps=100, seed=0)
     one.logs = excite(
         target, lambda obs, first: np.zeros((1, 3)), episodes=2, steps=60,
         rng=np.random.default_rng(0),
     ).episodes  # fmt: skip
     one.target_steps = 44
     one.save(tmp_path)
-    other = Reidentification(config, robot, worlds, target, steps=100, seed=0)
+    other = Reidentification(config, robot, worlds, target, spec=spec, steps=100, seed=0)
     other.load(tmp_path)
     assert other.target_steps == 44
     assert len(other.logs) == 2

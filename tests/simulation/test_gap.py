@@ -522,6 +522,7 @@ def test_one_robot_of_a_family_has_values_and_no_distributions():
     for name, value in a.xi.items():
         ends = family.xi[name]
         assert isinstance(value, float)
+        assert isinstance(ends, Draw)
         assert ends.low <= value <= ends.high
     assert a.sensors == family.sensors  # plain values stay
 
