@@ -60,6 +60,7 @@ from sim2real.simulation.worlds import Worlds
 from sim2real.types import InputError
 
 STEPS = "time/total_timesteps"
+ESTIMATOR = "estimator.pt"
 log = logging.getLogger(__name__)
 
 PACKAGES = (
@@ -132,9 +133,11 @@ def learn(
     Raises:
         InputError: none of them can be read.
     """
-    _write_folder(out, written)
     estimator = _estimator(robot, recipe, out)
     done, model, normalized, companions = _begin(spec, robot, recipe, estimator, saved)
+    _write_folder(out, written)
+    if estimator is not None:
+        estimator.save(out / ESTIMATOR)
     curves = out / "log"
     curves.mkdir(exist_ok=True)
     writers: list[KVWriter] = [
@@ -251,7 +254,7 @@ def _told_nothing(robot: Robot, recipe: Recipe) -> Encode | None:
 
 def _estimator(robot: Robot, recipe: Recipe, out: Path) -> Estimator | None:
     """What an aligned policy sees through: made once in a run, before learning by reward."""
-    config, path = recipe.alignment, out / "estimator.pt"
+    config, path = recipe.alignment, out / ESTIMATOR
     if config is None:
         return None
     if path.is_file():
@@ -260,9 +263,7 @@ def _estimator(robot: Robot, recipe: Recipe, out: Path) -> Estimator | None:
     target = _target_worlds(robot, recipe, config.gap)
     if not (isinstance(source, Worlds) and isinstance(target, Worlds)):
         raise InputError(f"align: {robot.name} is a Gymnasium environment, whose terms are opaque")
-    made = aligned_estimator(config, source, target, seed=recipe.seed)
-    made.save(path)
-    return made
+    return aligned_estimator(config, source, target, seed=recipe.seed)
 
 
 def _load(

@@ -55,7 +55,7 @@ def test_benchmark_runs(
     )
     (result,) = json.loads(file.read_text())["results"]
     names = [row["name"] for row in result["peers"]]
-    assert len(names) == 2
+    assert len(names) == 3  # rollout with the clock and without, DummyVecEnv
     assert all(row["rate"]["median"] > 0 for row in result["peers"])
     assert result["peers"][0]["asked"] == 0.85
     assert set(result["worlds"]) == {"2", "128"}

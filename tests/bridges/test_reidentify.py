@@ -83,7 +83,7 @@ def test_a_loop_goes_on_where_it_was_saved(tmp_path):
     spec = describe("test", robot, schema.read(Recipe, RECIPE | {"randomize": "uniform"}))
     one = Reidentification(config, robot, worlds, target, spec=spec, steps=100, seed=0)
     one.logs = excite(
-        target, lambda obs, first: np.zeros((1, 3)), episodes=2, steps=60,
+        target, lambda obs, first: np.zeros((1, 3)), episodes=2, steps=60, ticks=30,
         rng=np.random.default_rng(0),
     ).episodes  # fmt: skip
     one.target_steps = 44
