@@ -1,6 +1,6 @@
 """Hopper with a torso of 3 to 9 kg: the worst of what it does, by how it was trained.
 
-    python tools/study_epopt.py --out runs/epopt                  5 seeds, 1 M steps each
+    python tools/study_epopt.py                        5 seeds, 1 M steps each
 
 The figure of EPOpt (Rajeswaran et al. 2017, figure 1): return over the mass of the torso, of
 policies trained at the nominal 3.67 kg alone, over the whole range, and on the worst tenth of it.
@@ -126,7 +126,7 @@ def table(results: dict[str, Array]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/epopt"))
+    parser.add_argument("--out", type=Path, default=Path("results/epopt"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1_000_000, help="simulated, kept or not")
     parser.add_argument("--jobs", type=int, default=2)
