@@ -7,7 +7,6 @@ for SAC and TQC; `reward.py` has that for PPO.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -41,8 +40,6 @@ HELD_OUT_SAMPLES = 512
 """Of each domain, in one look at the held-out loss."""
 
 STATE = "darc.pt"
-
-log = logging.getLogger(__name__)
 
 
 class Schedule(NamedTuple):
