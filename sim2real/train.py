@@ -235,11 +235,11 @@ def _companions(
     return made
 
 
-def _target_worlds(robot: Robot, recipe: Recipe, gap: str, worlds: int = 1) -> AnyWorlds:
-    """Worlds with the gap that a bridge bridges. What the bridge sees of them is what its target
-    steps give; their physics stays unread."""
+def _target_worlds(robot: Robot, recipe: Recipe, gap: str) -> AnyWorlds:
+    """One world with the gap that a bridge bridges. What the bridge sees of it is what its target
+    steps give; its physics stays unread."""
     seed = _seed_after(recipe.seed, 0)
-    return make_worlds(robot, worlds, gap=gap, observe=recipe.observe, seed=seed, threads=1)
+    return make_worlds(robot, 1, gap=gap, observe=recipe.observe, seed=seed, threads=1)
 
 
 def _told_nothing(robot: Robot, recipe: Recipe) -> Encode | None:

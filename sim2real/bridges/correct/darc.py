@@ -7,6 +7,7 @@ for SAC and TQC; `reward.py` has that for PPO.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -322,13 +323,13 @@ class DarcCallback(Companion):
         self._schedule = Schedule(0, 0, 0, config.ratio)
         self._before = 0
 
+    @abstractmethod
     def source(self) -> Remembered:
         """The source's steps."""
-        raise NotImplementedError
 
+    @abstractmethod
     def updates(self, steps: int) -> int:
         """Gradient steps of the learner after a rollout of so many steps in all worlds."""
-        raise NotImplementedError
 
     def save(self, folder: Path) -> None:
         """Classifiers, their optimizer, and the target's steps with their count."""
