@@ -380,6 +380,8 @@ def compare(arguments: argparse.Namespace) -> int:
     picture = save_ladder(table)
     _answer(arguments, table.to_dict(), lambda: _print(_table(*table.cells())))
     if not arguments.json:
+        for note in table.notes:
+            print(note)
         print(f"The picture is {picture}")
     return DONE
 

@@ -8,6 +8,7 @@ and never computed twice; nothing is chosen by what it returned on the target.
 
 from __future__ import annotations
 
+import csv
 import json
 import multiprocessing
 import os
@@ -27,7 +28,7 @@ from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from sim2real import progress, schema
 from sim2real.bridges.adapt.finetune import FineTune, fine_tune
-from sim2real.bridges.correct.darc import Darc
+from sim2real.bridges.correct.darc import Darc, taken
 from sim2real.bridges.randomize.doraemon import Doraemon
 from sim2real.bridges.randomize.epopt import EPOpt
 from sim2real.bridges.randomize.posterior import FromPosterior
@@ -42,7 +43,7 @@ from sim2real.policy.policy import Policy
 from sim2real.recipe import Recipe
 from sim2real.simulation.make import make_worlds
 from sim2real.simulation.robot import Robot
-from sim2real.train import checkpoints, describe, run, versions
+from sim2real.train import STEPS, checkpoints, describe, run, versions
 from sim2real.types import Array, InputError, nearest
 
 
@@ -62,8 +63,11 @@ class Ladder:
     """Observations that the reference policy sees; the others see one."""
     ppo_steps: int = 1_000_000
     """Control steps in simulation of what learns by PPO."""
-    sac_steps: int = 150_000
+    sac_steps: int = 200_000
     """Control steps in simulation of what learns by SAC."""
+    sac_worlds: int = 8
+    """Worlds of what learns by SAC in simulation, so that a gradient step may cost more than one
+    simulated step; on the target there is one, and a gradient step for each of its steps."""
     oracle_steps: int = 2
     """How many times as long the oracles learn, in the target."""
     episodes: int = 20
@@ -77,12 +81,17 @@ class Ladder:
     sac: Learner = field(
         default_factory=lambda: Learner(
             "sac", (64, 64), "relu", learning_rate=7e-4,
-            settings={"batch_size": 128, "learning_starts": 2_000, "buffer_size": 300_000},
+            settings={
+                "batch_size": 128, "gradient_steps": 2, "learning_starts": 2_000,
+                "buffer_size": 400_000,
+            },
         )
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name in ("budget", "ppo_steps", "sac_steps", "oracle_steps", "episodes", "history"):
+        for name in (
+            "budget", "ppo_steps", "sac_steps", "sac_worlds", "oracle_steps", "episodes", "history",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
@@ -98,6 +107,9 @@ class Made(NamedTuple):
     target_steps: int
     """Control steps on the target that it used."""
     source_steps: int
+    rise: float | None = None
+    """Of an oracle: by what share its return in training still rose, from the fourth to the last
+    fifth of its steps. Above a few hundredths, J_oracle is a lower bound."""
 
 
 class Place(NamedTuple):
@@ -148,6 +160,8 @@ class Cell:
     versions: dict[str, str]
     commit: str
     machine: str
+    rise: float | None = None
+    """See `Made`."""
 
 
 # The methods
@@ -229,8 +243,13 @@ def _logs(place: Place, robot: Robot, policy: Policy) -> Logs:
 
 
 def _sac(ladder: Ladder, seed: int, **changes: Any) -> Recipe:
-    sac: dict[str, Any] = {"learner": ladder.sac, "steps": ladder.sac_steps, "worlds": 1}
+    sac = {"learner": ladder.sac, "steps": ladder.sac_steps, "worlds": ladder.sac_worlds}
     return _recipe(ladder, seed, **{**sac, **changes})
+
+
+def _on_target(sac: Learner) -> Learner:
+    """A gradient step for every step."""
+    return replace(sac, settings={**sac.settings, "gradient_steps": 1})
 
 
 def _sac_source(place: Place) -> Made:
@@ -239,10 +258,13 @@ def _sac_source(place: Place) -> Made:
 
 
 def _darc(place: Place) -> Made:
-    budget = place.ladder.budget
-    darc = Darc(target=str(place.target), target_steps=budget)
+    """In the ratio that uses the budget up."""
+    budget, folder = place.ladder.budget, place.target_folder("darc")
+    ratio = max(1, place.ladder.sac_steps // budget)
+    darc = Darc(target=str(place.target), target_steps=budget, ratio=ratio)
     recipe = _sac(place.ladder, place.seed, correct=darc)
-    return Made(_trained(place.target_folder("darc"), recipe), budget, recipe.steps)
+    policy = _trained(folder, recipe)
+    return Made(policy, taken(checkpoints(folder)[-1]), recipe.steps)
 
 
 SOURCE_STEPS = 20_000
@@ -258,8 +280,6 @@ def _tuned(place: Place, arm: str, source_share: float) -> Made:
     robot = Robot.load(ladder.env)
     recipe = _sac(ladder, place.seed)
     trained = checkpoints(place.folder("sac-source"))[-1]
-    model: Any = SAC.load(trained / "model.zip", device="cpu")
-    model.set_random_seed(place.seed)
 
     def env(gap: Path | None, seed: int) -> VecNormalize:
         worlds = make_worlds(robot, 1, gap=gap, observe=ladder.observe, seed=seed, threads=1)
@@ -268,10 +288,13 @@ def _tuned(place: Place, arm: str, source_share: float) -> Made:
         normalized.training = False
         return normalized
 
+    target = env(place.target, place.seed)
+    model: Any = SAC.load(trained / "model.zip", env=target, device="cpu")
+    model.set_random_seed(place.seed)
+    model.gradient_steps = 1
     source = None
     if source_share:
         source = _gathered(model, env(None, place.seed + 1), SOURCE_STEPS)
-    target = env(place.target, place.seed)
     fine_tune(model, target, FineTune(ladder.budget, source_share=source_share), source=source)
     policy = to_policy(model, target, describe(arm, robot, recipe))
     policy.save(folder)
@@ -292,11 +315,13 @@ def _gathered(model: SAC, env: VecNormalize, steps: int) -> ReplayBuffer:
 
 
 def _target_only(place: Place) -> Made:
+    ladder = place.ladder
     recipe = _sac(
-        place.ladder, place.seed, gap=str(place.target), steps=place.ladder.budget,
+        ladder, place.seed, gap=str(place.target), steps=ladder.budget, worlds=1,
+        learner=_on_target(ladder.sac),
     )  # fmt: skip
     policy = _trained(place.target_folder("target-only"), recipe)
-    return Made(policy, place.ladder.budget, 0)
+    return Made(policy, ladder.budget, 0)
 
 
 def _oracle(arm: str) -> Callable[[Place], Made]:
@@ -307,9 +332,26 @@ def _oracle(arm: str) -> Callable[[Place], Made]:
             ladder.sac_steps if arm == "oracle-sac" else ladder.ppo_steps
         )
         recipe = one(ladder, place.seed, gap=str(place.target), steps=steps)
-        return Made(_trained(place.target_folder(arm), recipe), steps, 0)
+        folder = place.target_folder(arm)
+        return Made(_trained(folder, recipe), steps, 0, rise(folder / "log" / "progress.csv"))
 
     return make
+
+
+def rise(curve: Path) -> float | None:
+    """By what share the return in training rose from the fourth to the last fifth of its curve;
+    None where a fifth has no finished episode."""
+    with curve.open(newline="") as file:
+        rows = [r for r in csv.DictReader(file) if r.get("rollout/ep_rew_mean") and r.get(STEPS)]
+    steps = np.array([float(r[STEPS]) for r in rows])
+    returns = np.array([float(r["rollout/ep_rew_mean"]) for r in rows])
+    end = steps.max(initial=0.0)
+    fourth, last = (
+        returns[(steps > a * end) & (steps <= b * end)] for a, b in ((0.6, 0.8), (0.8, 1.0))
+    )
+    if not (len(fourth) and len(last)):
+        return None
+    return float((last.mean() - fourth.mean()) / max(abs(last.mean()), 1e-9))
 
 
 ARMS: dict[str, Arm] = {
@@ -393,6 +435,7 @@ def compute(arm: str, place: Place) -> Cell:
     return Cell(
         arm, place.seed, result.returns.tolist(), int(result.falls.sum()), made.target_steps,
         made.source_steps, time.monotonic() - begin, versions(), _commit(), os.uname().machine,
+        made.rise,
     )  # fmt: skip
 
 
@@ -517,6 +560,8 @@ class Table:
 
     folder: Path
     """Of the cells."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know beside the figures, a sentence each."""
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """Columns and rows as text."""
@@ -543,7 +588,8 @@ class Table:
     def to_dict(self) -> dict[str, Any]:
         rows = [{**r._asdict(), "mean": r.mean and r.mean._asdict(),
                  "closed": r.closed and r.closed._asdict()} for r in self.rows]  # fmt: skip
-        return {"ladder": schema.to_dict(self.ladder), "seeds": self.asked, "rows": rows}
+        return {"ladder": schema.to_dict(self.ladder), "seeds": self.asked, "rows": rows,
+                "notes": list(self.notes)}  # fmt: skip
 
 
 def table(results: Results, seeds: Sequence[int]) -> Table:
@@ -562,7 +608,23 @@ def table(results: Results, seeds: Sequence[int]) -> Table:
         falls = sum(c.falls for c in have) / episodes if episodes else 0.0
         mean = bootstrap(_returns(have)) if have else None
         rows.append(Row(arm, ARMS[arm].kind, len(have), mean, closed, falls, steps))
-    return Table(results.ladder, len(seeds), rows, is_gap, results.folder)
+    return Table(results.ladder, len(seeds), rows, is_gap, results.folder, _notes(cells))
+
+
+RISING = 0.05
+
+
+def _notes(cells: Mapping[str, list[Cell]]) -> tuple[str, ...]:
+    rises = {
+        arm: max((c.rise for c in have if c.rise is not None), default=0.0)
+        for arm, have in cells.items()
+    }
+    return tuple(
+        f"{arm} still rose by {100 * rise:.0f} % in the last fifth of its training: what can be "
+        "reached in the target is at least this."
+        for arm, rise in rises.items()
+        if rise > RISING
+    )
 
 
 def _returns(cells: Sequence[Cell]) -> Array:

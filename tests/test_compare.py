@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sim2real import cli
-from sim2real.compare import ARMS, Cell, Ladder, Place, Results, compare, compute, table
+from sim2real.compare import ARMS, Cell, Ladder, Place, Results, compare, compute, rise, table
 from sim2real.evaluate import bootstrap
 from sim2real.learning.learners import Learner
 from sim2real.types import InputError
@@ -19,7 +19,7 @@ from sim2real.types import InputError
 TINY = Ladder(
     "inverted_pendulum", "worn", 300, ppo_steps=1_024, sac_steps=300, oracle_steps=1, episodes=3,
     ppo=Learner(network=(8,), settings={"n_steps": 8, "batch_size": 256, "n_epochs": 1}),
-    sac=Learner("sac", (8,), settings={"batch_size": 16, "learning_starts": 50}),
+    sac_worlds=2, sac=Learner("sac", (8,), settings={"batch_size": 16, "learning_starts": 50}),
 )  # fmt: skip
 
 
@@ -105,6 +105,20 @@ def test_the_interval_is_over_seeds_first():
     assert wide.mean == pytest.approx(apart.mean())
     flat = bootstrap(apart.reshape(-1))  # a control arm: episodes taken for independent
     assert flat.high - flat.low < 0.6 * (wide.high - wide.low)
+
+
+@pytest.mark.parametrize(
+    ("returns", "share"), [([1, 2, 3, 4, 5], 0.2), ([4, 4, 4, 4, 4], 0.0), ([0, 0, 0, 4, 2], -1.0)]
+)
+def test_an_oracle_that_still_rises_is_a_lower_bound(returns, share, tmp_path):
+    curve = tmp_path / "progress.csv"
+    lines = [f"{100 * (i + 1)},{r}" for i, r in enumerate(returns)]
+    curve.write_text("\n".join(["time/total_timesteps,rollout/ep_rew_mean", *lines, "600,"]) + "\n")
+    assert rise(curve) == pytest.approx(share)
+    results = filled(tmp_path / "cells", {"uniform-history": [[10.0] * 3]})
+    results.write(cell("oracle-ppo", 0, [99.0, 100.0, 101.0], rise=share))
+    (*said,) = table(results, [0]).notes
+    assert (["oracle-ppo still rose by 20 %" in s for s in said] == [True]) == (share > 0)
 
 
 # Bad input

@@ -1,4 +1,4 @@
-"""The ladder on hopper and halfcheetah, four gaps each: fills `results/ladder`, cell by cell.
+"""The ladder on hopper and halfcheetah: fills `results/ladder`, cell by cell.
 
     make study                                  goes on with whatever is open
     make study ARGS="--hours 2 --jobs 2"        begins no cell after two hours
@@ -22,8 +22,15 @@ from sim2real.report import save_ladder
 
 HERE = Path(__file__).resolve().parent.parent / "results" / "ladder"
 GAPS = {
-    "hopper": ("mild", "worn", "odrl_friction_0.5", "odrl_gravity_2"),
-    "halfcheetah": ("mild", "worn", "odrl_gravity_0.5", "odrl_kinematic_medium"),
+    "hopper": ("mild", "worn", "odrl_friction_0.5", "odrl_gravity_2", "odrl_kinematic_medium"),
+    "halfcheetah": (
+        "mild",
+        "worn",
+        "odrl_gravity_0.5",
+        "odrl_kinematic_medium",
+        "odrl_friction_0.5",
+        "dead_actuator",
+    ),
 }
 BUDGET = 10_000
 """Control steps on the target: 80 s of the hopper, 500 s of the halfcheetah."""
@@ -49,7 +56,7 @@ def write(out: Path, seeds: range) -> None:
             commits = ", ".join(sorted({c.commit for c in cells if c.commit}))
             hours = sum(c.seconds for c in cells) / 3600
             text += [f"## {env}, {gap}", "", f"![returns]({env}/{gap}/ladder.png)", "",
-                     found.markdown(), "",
+                     found.markdown(), "", *(line for n in found.notes for line in (n, "")),
                      f"Commits {commits}; {hours:.1f} hours of one core.", ""]  # fmt: skip
             if cells:
                 versions = json.dumps(cells[-1].versions)

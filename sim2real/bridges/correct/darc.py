@@ -381,6 +381,11 @@ class DarcCallback(Companion):
         self.correction.record(self.logger, self.target.count)
 
 
+def taken(checkpoint: Path) -> int:
+    """Target steps that a training had taken when this checkpoint was written."""
+    return int(torch.load(checkpoint / STATE, weights_only=True)["count"])
+
+
 class DarcForSAC(DarcCallback):
     """DARC for SAC and TQC, whose `replay_buffer_class` must be `DarcReplayBuffer`. One update of
     the classifiers per gradient step, also during the warm-up, as the authors have it."""
