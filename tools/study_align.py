@@ -1,21 +1,23 @@
 """Pictures from another camera: what adversarial alignment gives, and what it costs.
 
-    python tools/study_align.py --seeds 3
+    python tools/study_align.py                        3 seeds, about half an hour each
 
 A camera looks at reacher; an encoder tells the arm's and the target's state from 64 x 64 pixels,
 and a controller acts on what it tells. It learns from labelled pictures of the simulator's camera;
 the robot's camera has other light, colours, texture, pose and noise, and its pictures have no
 labels. Prints a Markdown table of the error on the robot's camera, the accuracy of a fresh
 discriminator and the distance that the controller leaves, with intervals over seeds. In the stress
-arms the robot's pictures show what a bad policy visits: an arm that hardly moves.
+arms the robot's pictures show what a bad policy visits: an arm that hardly moves. Finished cells
+stand in `--out` and are never computed again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +27,7 @@ from sim2real import progress
 from sim2real.bridges.align.adversarial import Aligned, Dann, align, fresh_discriminator
 from sim2real.bridges.align.gather import Act, Gathered, gather, wandering
 from sim2real.bridges.align.images import View, Viewer, Views, render, render_many
+from sim2real.deploy.files import write_atomically
 from sim2real.evaluate import bootstrap
 from sim2real.simulation.robot import Robot
 from sim2real.simulation.worlds import Worlds
@@ -126,7 +129,20 @@ def act_on(robot: Robot, aligned: Aligned, view: View, seed: int, episodes: int 
     return float(np.linalg.norm(obs[:, 4:6], axis=1).mean())
 
 
-def study(robot: Robot, pictures: int, cameras: int, config: Dann, seed: int) -> dict[str, Figures]:
+@dataclass(frozen=True)
+class Seen:
+    """The pictures of one seed, with the states that they show."""
+
+    pictures: dict[str, Array]
+    own: Gathered
+    other: Gathered
+    judged: Gathered
+    judged_own: Gathered
+    held: dict[str, Array]
+    """Of states that nobody learned from, by the kind of camera."""
+
+
+def look(robot: Robot, pictures: int, cameras: int, seed: int) -> Seen:
     own = states_of(robot, pictures, 10 * seed)
     other = states_of(robot, pictures, 10 * seed + 1)
     bad = states_of(robot, pictures, 10 * seed + 2, bad=True)
@@ -139,48 +155,49 @@ def study(robot: Robot, pictures: int, cameras: int, config: Dann, seed: int) ->
         "random": render_many(robot, own.qpos, views, seed=seed),
         "real": render(robot, other.qpos, REAL, seed=seed),
         "bad": render(robot, bad.qpos, REAL, seed=seed),
-        "judged": render(robot, judged.qpos, REAL, seed=seed + 1),
     }
     fresh_random = [RANDOM.sample(robot, rng) for _ in range(cameras)]
     held = {
         "plain": render(robot, judged_own.qpos, SIMULATED),
         "random": render_many(robot, judged_own.qpos, fresh_random, seed=seed + 1),
-        "real": seen["judged"],
+        "real": render(robot, judged.qpos, REAL, seed=seed + 1),
     }
-    found: dict[str, Figures] = {}
-    for name, arm in arms(config).items():
-        began = time.monotonic()
-        kind = "real" if arm.labelled else "random" if arm.randomized else "plain"
-        labels = told((other if arm.labelled else own).labels)
-        target = seen["bad" if arm.bad else "real"]
-        aligned = align(seen[kind], labels, target, arm.config, seed=seed)
-        on_own = judged if arm.labelled else judged_own
-        found[name] = Figures(
-            error(aligned, held[kind], told(on_own.labels)),
-            error(aligned, seen["judged"], told(judged.labels)),
-            fresh_discriminator(aligned.estimator, held[kind], seen["judged"], seed=seed),
-            act_on(robot, aligned, REAL, seed + 100),
-        )
-        spent = time.monotonic() - began
-        print(f"seed {seed}, {name}: {found[name]}, {spent:.0f} s", file=sys.stderr, flush=True)
-    return found
+    return Seen(seen, own, other, judged, judged_own, held)
 
 
-def table(found: list[dict[str, Figures]]) -> str:
+def cell(robot: Robot, arm: Arm, seen: Seen, seed: int) -> Figures:
+    kind = "real" if arm.labelled else "random" if arm.randomized else "plain"
+    labels = told((seen.other if arm.labelled else seen.own).labels)
+    target = seen.pictures["bad" if arm.bad else "real"]
+    aligned = align(seen.pictures[kind], labels, target, arm.config, seed=seed)
+    on_own = seen.judged if arm.labelled else seen.judged_own
+    return Figures(
+        error(aligned, seen.held[kind], told(on_own.labels)),
+        error(aligned, seen.held["real"], told(seen.judged.labels)),
+        fresh_discriminator(aligned.estimator, seen.held[kind], seen.held["real"], seed=seed),
+        act_on(robot, aligned, REAL, seed + 100),
+    )
+
+
+def table(found: dict[str, list[Figures]]) -> str:
     lines = [
-        "| arm | error, own camera [mm] | error, robot's camera [mm] | fresh discriminator | "
-        "distance left [mm] |",
-        "|---|---|---|---|---|",
+        "| arm | seeds | error, own camera [mm] | error, robot's camera [mm] | fresh discriminator "
+        "| distance left [mm] |",
+        "|---|--:|--:|--:|--:|--:|",
     ]
-    for name in found[0]:
-        values = np.array([figures[name] for figures in found])
-        cells = [str(bootstrap(column)) for column in (values * [1e3, 1e3, 1.0, 1e3]).T]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for name, seeds in found.items():
+        if not seeds:
+            lines.append(f"| {name} | 0 | open | open | open | open |")
+            continue
+        values = np.array(seeds) * [1e3, 1e3, 1.0, 1e3]
+        cells = [str(bootstrap(column)) for column in values.T]
+        lines.append(f"| {name} | {len(seeds)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("results/align"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--pictures", type=int, default=1600, help="of each camera")
@@ -191,12 +208,26 @@ def main() -> None:
     torch.set_num_threads(1)
     robot = Robot.load("reacher")
     config = Dann(lam=arguments.lam, encoder=(128, 16), steps=arguments.steps, batch=32)
-    found: list[dict[str, Figures]] = []
-    with progress.bar("seeds", arguments.seeds) as report:
-        for seed in range(arguments.first, arguments.first + arguments.seeds):
-            found.append(study(robot, arguments.pictures, arguments.cameras, config, seed))
-            report(len(found), {})
-    print(table(found))
+    settings = {k: v for k, v in vars(arguments).items() if k not in ("out", "first", "seeds")}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    finished: dict[str, list[Figures]] = {name: [] for name in arms(config)}
+    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    with progress.bar("align", len(seeds) * len(finished)) as report:
+        for seed in seeds:
+            seen: Seen | None = None
+            for number, (name, arm) in enumerate(arms(config).items()):
+                file = arguments.out / f"{number}-{seed}.json"
+                if not file.is_file():
+                    seen = seen or look(robot, arguments.pictures, arguments.cameras, seed)
+                    figures = cell(robot, arm, seen, seed)
+                    kept = {"arm": name, "seed": seed, **figures._asdict(), "settings": settings}
+                    write_atomically(file, (json.dumps(kept, indent=1) + "\n").encode())
+                kept = json.loads(file.read_text())
+                if (kept["arm"], kept["settings"]) != (name, settings):
+                    parser.error(f"{file}: a cell of other settings; give another --out")
+                finished[name].append(Figures(*(kept[field] for field in Figures._fields)))
+                report(sum(map(len, finished.values())), {"seed": seed})
+    print(table(finished))
 
 
 if __name__ == "__main__":
