@@ -167,6 +167,8 @@ def _reshape_geom(geom: Any, shape: Shape) -> None:
         if kind not in _STRETCHED:
             raise InputError(f"geom '{shape.geom}' is a {noun}, which has no two ends; give pos")
         geom.fromto = shape.fromto
+        geom.pos = np.zeros(3)  # MuJoCo refuses a geom that says where it is in two ways
+        geom.alt.type = mujoco.mjtOrientation.mjORIENTATION_QUAT
     elif shape.pos is not None:
         if np.isfinite(geom.fromto).all():
             raise InputError(f"geom '{shape.geom}' lies between two ends; give fromto, not pos")

@@ -227,11 +227,37 @@ MASSES = {  # env -> gap's level -> body -> kg; "" is the whole robot
 }
 
 
-@pytest.mark.parametrize(("env", "grade"), [(e, g) for e in MASSES for g in GRADES])
-def test_masses_follow_from_the_geometry(env, grade):
+LIMBS: dict[str, tuple[str, dict[str, dict[str, float]]]] = {
+    "hopper": ("foot", {"easy": {"foot": 2.72}, "medium": {"foot": 1.15}, "hard": {"foot": 0.34}}),
+    "walker2d": (
+        "leg",
+        {
+            "easy": {"thigh": 4.84, "thigh_left": 4.84, "leg": 2.28, "leg_left": 2.28},
+            "medium": {"thigh": 6.02, "thigh_left": 6.02, "leg": 1.525, "leg_left": 1.525},
+            "hard": {"thigh": 7.20, "thigh_left": 7.20, "leg": 0.77, "leg_left": 0.77},
+        },
+    ),
+    "halfcheetah": (
+        "thigh",
+        {
+            "easy": {"bthigh": 1.09, "": 14.0},
+            "medium": {"bthigh": 0.90, "": 14.0},
+            "hard": {"bthigh": 0.49, "": 14.0},
+        },
+    ),
+    "ant": ("half_legs", {"easy": {"": 0.888}, "medium": {"": 0.854}, "hard": {"": 0.820}}),
+}
+CHANGED = [
+    *((e, g, f"odrl_morphology_{g}", MASSES[e][g]) for e in MASSES for g in GRADES),
+    *((e, g, f"odrl_morphology_{LIMBS[e][0]}_{g}", LIMBS[e][1][g]) for e in LIMBS for g in GRADES),
+]
+
+
+@pytest.mark.parametrize(("env", "grade", "gap", "masses"), CHANGED, ids=lambda x: str(x)[:30])
+def test_masses_follow_from_the_geometry(env, grade, gap, masses):
     robot = Robot.load(env)
-    model = robot.compile(robot.gap(f"odrl_morphology_{grade}"))
-    for body, kg in MASSES[env][grade].items():
+    model = robot.compile(robot.gap(gap))
+    for body, kg in masses.items():
         mass = model.body(body).mass[0] if body else model.body_mass.sum()
         digits = len(str(kg).partition(".")[2])
         assert mass == pytest.approx(kg, abs=0.51 * 10**-digits), body
@@ -266,6 +292,18 @@ def test_limbs_hang_where_the_changed_ones_end():
         geom = model.geom("torso_geom")
         np.testing.assert_allclose(geom.size[:2], [radius, (top + 0.2) / 2])
         assert geom.pos[2] == pytest.approx((top - 0.2) / 2)
+
+    robot = Robot.load("walker2d")
+    for grade, knee in {"easy": 0.5, "medium": 0.35, "hard": 0.2}.items():
+        model = robot.compile(robot.gap(f"odrl_morphology_leg_{grade}"))
+        data = mujoco.MjData(model)
+        mujoco.mj_forward(model, data)
+        for side in ("", "_left"):
+            thigh, leg = data.geom(f"thigh{side}_geom"), model.geom(f"leg{side}_geom")
+            assert data.joint(f"leg{side}_joint").xanchor[2] == pytest.approx(knee)
+            half = model.geom(f"thigh{side}_geom").size[1]
+            assert thigh.xpos[2] - half == pytest.approx(knee), "the thigh ends at the knee"
+            assert 2 * leg.size[1] == pytest.approx(knee - 0.1), "the foot stays where it is"
 
 
 # DARC
