@@ -185,8 +185,18 @@ def read(
         name = path.parent.name if path.name == "recipe.yaml" else path.stem
         data = schema.load(path)
         result = schema.read(Recipe, schema.apply_overrides(data, overrides or []), str(path))
-        beside = path.parent / result.env
-        here = result.env in content.env_names() or Path(result.env).is_dir()
-        if beside.is_dir() and not here:
-            result = replace(result, env=str(beside))
+        result = _beside(result, path.parent)
     return name, result if seed is None else replace(result, seed=seed)
+
+
+def _beside(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with those of its paths that lead nowhere from here, but from its own folder."""
+    here = recipe.env in content.env_names() or Path(recipe.env).is_dir()
+    if not here and (folder / recipe.env).is_dir():
+        recipe = replace(recipe, env=str(folder / recipe.env))
+    drawn = recipe.randomize
+    if isinstance(drawn, FromPosterior) and not Path(drawn.file).expanduser().is_file():
+        file = folder / drawn.file
+        if file.is_file():
+            recipe = replace(recipe, randomize=replace(drawn, file=str(file)))
+    return recipe

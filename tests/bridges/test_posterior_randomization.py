@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
+from sim2real import schema
 from sim2real.bridges.randomize.posterior import FromPosterior, Smoothed, at_the_edge
 from sim2real.dynamics.distribution import Empirical, TruncatedNormal
 from sim2real.identification.posterior import Posterior
+from sim2real.recipe import read
 from sim2real.simulation.robot import Robot
 from sim2real.simulation.worlds import Worlds
 from sim2real.types import InputError
@@ -226,3 +228,22 @@ def test_wrong_settings_are_refused(written):
         FromPosterior("posterior.json", widen=-1.0)
     with pytest.raises(InputError, match="did you mean 'cart_mass'"):
         FromPosterior(written(posterior()), ranges={"cart_mas": (1.0, 2.0)}).distribution(SPACE)
+
+
+@pytest.mark.parametrize("at", ["posterior.json", "from_here.json"])
+def test_the_file_is_found_beside_the_recipe_and_from_here_first(at, tmp_path, monkeypatch):
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    posterior().save(folder / "posterior.json")
+    posterior().save(tmp_path / "from_here.json")
+    monkeypatch.chdir(tmp_path)
+    words = {
+        "description": "d", "env": "inverted_pendulum", "correct": "none", "align": "none",
+        "adapt": "none", "steps": 100, "randomize": {"method": "posterior", "file": at},
+    }  # fmt: skip
+    schema.write(words, folder / "mine.yaml")
+    _, found = read(folder / "mine.yaml")
+    assert isinstance(found.randomize, FromPosterior)
+    expected = folder / at if at == "posterior.json" else Path(at)
+    assert Path(found.randomize.file) == expected
+    found.randomize.distribution(SPACE)

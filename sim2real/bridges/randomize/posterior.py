@@ -34,7 +34,7 @@ class FromPosterior:
     """Every episode draws ξ from what the logs of the robot said, correlations kept."""
 
     file: str
-    """What `sim2real identify` wrote, as a path from here."""
+    """What `sim2real identify` wrote, as a path from here or from the recipe's own folder."""
     method: Literal["posterior"] = "posterior"
     widen: float = 0.05
     """Standard deviation added to every sample, as a share of the parameter's range: the spread of
