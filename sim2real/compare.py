@@ -74,8 +74,8 @@ class Ladder:
     """Episodes on the target of every evaluation; they are not part of the budget."""
     ppo: Learner = field(
         default_factory=lambda: Learner(
-            "ppo", (64, 64), learning_rate=1e-3, final_learning_rate=3e-4,
-            settings={"n_steps": 32, "batch_size": 512, "n_epochs": 6},
+            "ppo", (64, 64), learning_rate=7e-4, final_learning_rate=2e-4,
+            settings={"n_steps": 32, "batch_size": 128, "n_epochs": 4},
         )
     )  # fmt: skip
     sac: Learner = field(
@@ -171,7 +171,7 @@ def _recipe(ladder: Ladder, seed: int, **changes: Any) -> Recipe:
     base = Recipe(
         description=f"A cell of the ladder of {ladder.env}.", env=ladder.env, randomize="none",
         correct="none", align="none", adapt="none", steps=ladder.ppo_steps, observe=ladder.observe,
-        learner=ladder.ppo, worlds=128, threads=1, seed=seed,
+        learner=ladder.ppo, worlds=64, threads=1, seed=seed,
     )  # fmt: skip
     return replace(base, **changes)
 
