@@ -208,7 +208,7 @@ def _context(
 ) -> AdaptedState:
     """What the policy is told where nobody had to find out: ξ of the robot that the other process
     drew from the gap with the same seed, or of a robot on the far side of the ranges."""
-    worlds = Worlds(robot, 1, gap=GAP, seed=SEED)
+    worlds = Worlds(robot, 1, gap=GAP, observe=[t.name for t in policy.spec.terms], seed=SEED)
     worlds.reset()
     said = tell(policy, worlds.xi, robot, told)
     assert said is not None

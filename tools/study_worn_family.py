@@ -88,7 +88,9 @@ def one_robot(
         arms = {"zero-shot": returns(artifact, where, None, n)}
         adaptation = adapt(policy, f"{where[0]}:{where[1]}", seed=seed, out=out / f"adapt-{seed}")
         arms["adapted"] = returns(artifact, where, adaptation.z, n)
-        sim = Worlds(robot, 1, gap=arguments.gap, seed=seed)  # only now: adapting knows no ξ
+        seen = [t.name for t in policy.spec.terms]
+        # only now: adapting knows no ξ
+        sim = Worlds(robot, 1, gap=arguments.gap, observe=seen, seed=seed)
         sim.reset()
         for told in ("true", "other"):
             value = tell(policy, sim.xi, robot, told)

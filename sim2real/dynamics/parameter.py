@@ -247,7 +247,7 @@ class ParameterSpace:
                 for p, t in zip(self.parameters, self._targets, strict=True)
             ]
         )
-        self.values(self._corners())
+        self.check_box(self.low, self.high)
 
     def prior(self) -> Product:
         """Each parameter on its own range: uniform, or uniform in the logarithm."""
@@ -276,6 +276,14 @@ class ParameterSpace:
             k = int(np.argwhere(~np.isfinite(np.atleast_2d(x)))[0, 1])
             raise InputError(f"parameter '{self.names[k]}': ξ must be a finite number")
         return x
+
+    def check_box(self, low: Array, high: Array) -> None:
+        """Raises InputError where physics cannot be as some ξ between low and high, each (K,).
+
+        Tried are all low, all high, each end alone, and the ends of up to twelve inertias jointly,
+        since it takes all three moments to say whether a body can have them.
+        """
+        self.values(self._corners(low, high))
 
     def values(self, xi: ArrayLike) -> dict[str, Array]:
         """Whole fields for B worlds, each (B, *field shape), from ξ (B, K) and the nominal alone.
@@ -435,19 +443,24 @@ class ParameterSpace:
             flat["geom_rbound"][changed] = rbound
             flat["geom_aabb"].reshape(B, -1, 6)[changed, 3:] = half  # center, half size
 
-    def _corners(self) -> Array:
-        """The ξ at which the ranges are tried: all low, all high, each alone, inertias jointly."""
-        rows = [self.low, self.high]
+    def _corners(self, low: Array, high: Array) -> Array:
+        """(n, K) at which a range is tried; the rest is as near the nominal as the range is."""
+        middle = np.clip(self.nominal, low, high)
+        rows = [low, high]
         for k in range(self.K):
-            for end in (self.low[k], self.high[k]):
-                row = self.nominal.copy()
+            for end in (low[k], high[k]):
+                row = middle.copy()
                 row[k] = end
                 rows.append(row)
-        joint = [k for k, p in enumerate(self.parameters) if p.field == "body_inertia"]
+        joint = [
+            k
+            for k, p in enumerate(self.parameters)
+            if p.field == "body_inertia" and low[k] < high[k]
+        ]
         for ends in product((0, 1), repeat=min(len(joint), 12)):
-            row = self.nominal.copy()
+            row = middle.copy()
             for k, end in zip(joint, ends, strict=False):
-                row[k] = (self.low, self.high)[end][k]
+                row[k] = (low, high)[end][k]
             rows.append(row)
         return np.array(rows).reshape(len(rows), self.K)
 

@@ -9,7 +9,7 @@ plain numbers, for they are compiled once into another nominal model (`edits.py`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, cast
 
@@ -50,15 +50,18 @@ class Draw:
 Value = float | Draw
 
 
+def ends(value: Value) -> tuple[float, float]:
+    """The lowest and the highest that a number may be; twice the mean of a normal distribution,
+    which has no ends."""
+    if not isinstance(value, Draw):
+        return value, value
+    return value.low, value.low if value.distribution == "normal" else value.high
+
+
 def _within(part: object, names: Sequence[str], high: float = np.inf) -> None:
-    """Raises InputError where a number of this part, or an end of its range, is not in [0, high].
-    What a normal distribution may give is not looked at."""
+    """Raises InputError where a number of this part, or one of its ends, is not in [0, high]."""
     for name in names:
-        value = getattr(part, name)
-        ends = [value]
-        if isinstance(value, Draw):
-            ends = [] if value.distribution == "normal" else [value.low, value.high]
-        if any(not 0 <= end <= high for end in ends):
+        if any(not 0 <= end <= high for end in ends(getattr(part, name))):
             bounds = "must not be negative" if high == np.inf else f"must lie in [0, {high:g}]"
             raise InputError(f"{name} {bounds}")
 
@@ -91,6 +94,15 @@ class Actuators:
 
     def __post_init__(self) -> None:
         _within(self, ("strength", "lag_ms", "backlash", "stiction", "stiction_speed"))
+
+    @property
+    def effects(self) -> list[str]:
+        """The keys that say something else than the default; a speed alone does nothing."""
+        given = {
+            "strength": self.strength != 1.0, "weak": bool(self.weak), "lag_ms": self.lag_ms != 0.0,
+            "backlash": self.backlash != 0.0, "stiction": self.stiction != 0.0,
+        }  # fmt: skip
+        return [name for name, said in given.items() if said]
 
 
 @dataclass(frozen=True)
@@ -171,6 +183,19 @@ class Gap:
     def in_the_model(self) -> bool:
         """Whether the model has all of it: commands and observations pass as they are."""
         return replace(self, description="", xi={}, shape=[], edits=[]) == Gap()
+
+    def idle(self, terms: Iterable[Term]) -> list[str]:
+        """The effects on sensors and on how they are mounted that none of these terms feels."""
+        terms = list(terms)
+        wrong = [name for name, sensor in self.sensors.items() if sensor != Sensor()]
+        idle: list[str] = []
+        if wrong and not any(term.name in wrong for term in terms):
+            idle.append(f"sensors ({', '.join(wrong)})")
+        for part in ("encoder", "imu"):
+            askew = _present(getattr(self.mounting, part))
+            if askew and not any(term.mounted == part for term in terms):
+                idle.append(f"mounting.{part}")
+        return idle
 
     def robot(self, seed: int) -> Gap:
         """One robot of the family: every distribution replaced by a draw."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +14,7 @@ import mujoco
 import numpy as np
 
 from sim2real.simulation.edits import apply
-from sim2real.simulation.gap import Gap, Mounting
+from sim2real.simulation.gap import Gap
 from sim2real.simulation.robot import Robot
 from sim2real.simulation.terms import SOURCES, Term, TermConfig, resolve
 from sim2real.types import Array, InputError, LoggedState, nearest
@@ -30,10 +30,6 @@ MOCAP = (
     "how well the arm follows is a parameter (field eq_solref), and commands can be late or lost"
 )
 COMPILED = "the environment compiles its own model, whose actuators have no state; use latency"
-SERVO = (
-    "a share of a position command is another position, not less strength; scale "
-    "actuator_forcerange in a parameter instead"
-)
 
 
 class Interface(NamedTuple):
@@ -204,29 +200,12 @@ class GymnasiumRobot(Robot):
         return terms
 
     def _check_gap(self, gap: Gap, where: str) -> None:
-        a = gap.actuators
-        asked = {
-            "strength": a.strength != 1.0, "weak": bool(a.weak), "lag_ms": a.lag_ms != 0.0,
-            "backlash": a.backlash != 0.0, "stiction": a.stiction != 0.0,
-        }  # fmt: skip
-        for effect in (name for name, given in asked.items() if given):
-            reason = self._no_meaning(effect)
-            if reason:
-                raise InputError(
-                    f"{where}: actuators: {effect} has no meaning for {self.name}: {reason}"
-                )
         if self.model.nmocap and gap.pushes.interval != 0.0:
             raise InputError(
                 f"{where}: pushes have no meaning for {self.name}: its base is held in place"
             )
-        if gap.mounting != Mounting() and not any(t.qpos or t.vector for t in self.terms.values()):
-            raise InputError(
-                f"{where}: mounting has no meaning for {self.name}: no term of it reads single "
-                "joints or an IMU; give the term a bias under sensors"
-            )
 
-    def _no_meaning(self, effect: str) -> str:
-        """Why an actuator cannot have the effect; empty where it can."""
+    def _no_meaning(self, effect: str, of: Sequence[int]) -> str:
         model, A = self.model, len(self.interface.low)
         if model.nmocap:
             return MOCAP
@@ -234,15 +213,7 @@ class GymnasiumRobot(Robot):
             return f"its {A} commands are not those of the model's {model.nu} actuators, one by one"
         if effect == "lag_ms":
             return COMPILED
-        servo = (model.actuator_biastype != int(mujoco.mjtBias.mjBIAS_NONE)).any()
-        if effect in ("strength", "weak", "stiction") and servo:
-            return SERVO
-        if (
-            effect == "stiction"
-            and (model.actuator_trntype != int(mujoco.mjtTrn.mjTRN_JOINT)).any()
-        ):
-            return "an actuator does not drive a joint"
-        return ""
+        return super()._no_meaning(effect, of)
 
 
 def _key(name: str) -> Callable[[Mapping[str, Array]], Array]:

@@ -48,7 +48,8 @@ class GymnasiumWorlds:
     Args:
         robot: one whose env.yaml says `gymnasium`.
         num_worlds: B.
-        gap: what reality does differently; each world draws its own robot from it, once.
+        gap: what reality does differently; each world draws its own robot from it, once. An effect
+            on sensors that the observation does not have is logged, as a warning.
         observe: name of an observation set, or a list of terms; None is everything that the
             environment gives, in the order of its space.
         draw: distribution over ξ that every episode draws from; None keeps ξ nominal.
@@ -83,6 +84,8 @@ class GymnasiumWorlds:
         self.space = robot.space_of(gap, self.model)
         self.draws = Draws(self.space, B, draw)
         self.terms = robot.observation(observe)
+        if said := robot.idle(gap, self.terms):
+            log.warning(said)
         self.dictionary = robot.interface.dictionary and observe in (None, "v5")
         """The terms are the keys of the environment's own dictionary observation."""
         self.obs_size = sum(t.size for t in self.terms)

@@ -146,12 +146,11 @@ class ObservationPath:
                 self._offset[:, part] = sample(s.bias, rngs)[:, None]
                 self._drift[:, part] = sample(s.drift, rngs)[:, None] * np.sqrt(control_period)
                 self._quantum[:, part] = sample(s.quantization, rngs)[:, None]
-            if term.sensor == "encoder" and term.qpos:
-                self._offset[:, part] += encoder[:, None]
-            if term.sensor == "imu" and term.vector:
+            if term.mounted == "imu" and term.vector:
                 self._turn.append((part, imu))
-            elif term.sensor == "imu" and term.qpos:
-                self._offset[:, part] += imu[:, None]
+            elif term.mounted:
+                angle = encoder if term.mounted == "encoder" else imu
+                self._offset[:, part] += angle[:, None]
         self._walk = np.zeros((B, O))
         self._lag = sample(gap.latency.observation_ms, rngs) / 1000 / control_period  # in periods
         self._jitter = sample(gap.network.jitter_ms, rngs) / 1000 / control_period

@@ -19,7 +19,7 @@ import numpy as np
 from sim2real import content, schema
 from sim2real.dynamics.parameter import Parameter, ParameterSpace
 from sim2real.simulation import edits
-from sim2real.simulation.gap import Gap, Latency
+from sim2real.simulation.gap import Gap, Latency, ends
 from sim2real.simulation.tasks.base import Task
 from sim2real.simulation.tasks.loading import load_task, read_term, task_path
 from sim2real.simulation.terms import SOURCES, Access, Term, TermConfig, resolve
@@ -27,6 +27,16 @@ from sim2real.types import Array, InputError, LoggedState, nearest
 
 LATENCY_SAMPLES = 64
 """Length of MuJoCo's command buffer: the longest action latency in physics steps."""
+
+SERVO = (
+    "is a servo: a share of a commanded position or speed is another one, not less strength; scale "
+    "actuator_forcerange in a parameter instead"
+)
+MOUNTING = {
+    "mounting.encoder": "no term of it reads joint positions with sensor 'encoder'",
+    "mounting.imu": "no term of it reads an angle or a vector with sensor 'imu'",
+}
+"""Why an effect of `mounting` has no meaning."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +157,21 @@ class Robot(ABC):
 
     @abstractmethod
     def _check_gap(self, gap: Gap, where: str) -> None:
-        """Raises InputError for an effect that this robot cannot have."""
+        """Raises InputError for an effect that this kind of robot cannot have."""
+
+    def _no_meaning(self, effect: str, of: Sequence[int]) -> str:
+        """Why the actuators `of`, by number, cannot have an effect of a gap's `actuators`; empty
+        where they can."""
+        model = self.model
+        if effect in ("strength", "weak", "stiction"):
+            for i in of:
+                if _is_servo(model, i):
+                    return f"actuator '{self.actuators[i]}' {SERVO}"
+        if effect == "stiction":
+            for i in of:
+                if model.actuator_trntype[i] != int(mujoco.mjtTrn.mjTRN_JOINT):
+                    return f"actuator '{self.actuators[i]}' does not drive a joint"
+        return ""
 
     @cached_property
     def model(self) -> mujoco.MjModel:
@@ -202,8 +226,32 @@ class Robot(ABC):
                 )
         return [self.terms[name] for name in names]
 
+    def idle(self, gap: Gap, terms: Sequence[Term]) -> str:
+        """One sentence on the effects of a gap that none of the observed terms feels, and on what
+        would; empty where there are none."""
+        effects = gap.idle(terms)
+        if not effects:
+            return ""
+        sets = {"v5": self.own_terms, **self.config.observations}
+        better = [
+            name
+            for name, listed in sets.items()
+            if not gap.idle(self.terms[n] for n in listed if n in self.terms)
+        ]
+        felt = [t.name for t in self.terms.values() if not set(effects) <= set(gap.idle([t]))]
+        instead = f"observe: {' or '.join(better)}" if better else f"the terms {', '.join(felt)}"
+        return (
+            f"{self.name}: the observation ({', '.join(t.name for t in terms)}) feels nothing of "
+            f"the gap's {' and '.join(effects)}; with {instead} it would"
+        )
+
     def gap(self, gap: str | Path | Gap | None) -> Gap:
-        """A gap by its name in gaps/, by path, or as it is; None is no gap."""
+        """A gap by its name in gaps/, by path, or as it is; None is no gap.
+
+        Raises:
+            InputError: there is no such gap, it names what the robot lacks, or it says what the
+                robot's physics, actuators or sensors cannot be.
+        """
         if gap is None:
             return Gap()
         if not isinstance(gap, Gap):
@@ -219,13 +267,32 @@ class Robot(ABC):
                     f"{where}: xi: no parameter '{name}'{nearest(name, known)}; "
                     f"the parameters are {', '.join(known)}"
                 )
+        self._check_effects(gap, where)
         self._check_gap(gap, where)
-        if gap.edited:
-            try:
-                self.space_of(gap, self.compile(gap))
-            except InputError as error:
-                raise InputError(f"{where}: {error}") from None
+        space = self.space
+        try:
+            if gap.edited or gap.lag:
+                space = self.space_of(gap, self.compile(gap))
+            _check_xi(gap, space)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
         return gap
+
+    def _check_effects(self, gap: Gap, where: str) -> None:
+        """Raises InputError for an effect that the actuators cannot have, or that no term feels."""
+        names = self.actuators
+        for effect in gap.actuators.effects:
+            named = gap.actuators.weak if effect == "weak" else names
+            reason = self._no_meaning(effect, [names.index(name) for name in named])
+            if reason:
+                raise InputError(
+                    f"{where}: actuators: {effect} has no meaning for {self.name}: {reason}"
+                )
+        for effect in gap.idle(self.terms.values()):
+            raise InputError(
+                f"{where}: {effect} has no meaning for {self.name}: {MOUNTING[effect]}; give a "
+                "term a bias under sensors"
+            )
 
 
 class MjcfRobot(Robot):
@@ -371,3 +438,26 @@ class MjcfRobot(Robot):
         terms = [self.terms[name] for name in values if name in self.terms]
         logged = state_from(terms, values, self.model)
         return logged if logged.known_qpos.any() or logged.known_qvel.any() else None
+
+
+def _is_servo(model: mujoco.MjModel, actuator: int) -> bool:
+    """Whether it takes a position or a speed and feeds it back; a constant bias feeds nothing
+    back, and the command stays a force."""
+    bias = int(model.actuator_biastype[actuator])
+    feedback = model.actuator_biasprm[actuator, 1:3]  # of length and of velocity
+    affine = bias == int(mujoco.mjtBias.mjBIAS_AFFINE) and bool(feedback.any())
+    return affine or bias == int(mujoco.mjtBias.mjBIAS_SO3)
+
+
+def _check_xi(gap: Gap, space: ParameterSpace) -> None:
+    """Raises InputError where what a gap says of ξ cannot be, at the ends of its distributions."""
+    stated = dict(gap.xi)
+    if gap.latency.action_ms != Latency().action_ms:
+        stated |= {
+            p.name: gap.latency.action_ms for p in space.parameters if p.field == "actuator_delay"
+        }
+    low, high = space.nominal.copy(), space.nominal.copy()
+    for name, value in stated.items():
+        k = space.names.index(name)
+        low[k], high[k] = ends(value)
+    space.check_box(low, high)

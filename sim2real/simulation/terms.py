@@ -58,6 +58,14 @@ class Term:
     fields: tuple[str, ...] = ()
     """MjData fields that it reads besides qpos and qvel."""
 
+    @property
+    def mounted(self) -> Literal["encoder", "imu", ""]:
+        """The part of a gap's `mounting` that moves the values: positions from an encoder, and
+        angles or vectors from an IMU; else empty."""
+        if self.sensor == "encoder" and self.qpos:
+            return "encoder"
+        return "imu" if self.sensor == "imu" and (self.vector or self.qpos) else ""
+
 
 @dataclass(frozen=True)
 class _Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
@@ -16,6 +17,8 @@ from sim2real.simulation.reality import Reality
 from sim2real.simulation.robot import MjcfRobot, Robot
 from sim2real.simulation.terms import Term
 from sim2real.types import Array, InputError, Step
+
+log = logging.getLogger(__name__)
 
 
 class Start(NamedTuple):
@@ -41,7 +44,8 @@ class Worlds:
     Args:
         robot: what to simulate.
         num_worlds: B.
-        gap: what reality does differently; each world draws its own robot from it, once.
+        gap: what reality does differently; each world draws its own robot from it, once. An effect
+            on sensors that the observation does not have is logged, as a warning.
         observe: name of an observation set, or a list of terms; None gives the `-v5` observation.
         draw: distribution over ξ that every episode draws from; None keeps ξ nominal.
         engine: `mjbatch`, or `reference` for a plain MjData per world.
@@ -78,6 +82,8 @@ class Worlds:
         self.space = robot.space_of(gap, model)
         self.draws = Draws(self.space, B, draw)
         self.terms = robot.observation(observe)
+        if said := robot.idle(gap, self.terms):
+            log.warning(said)
         self.obs_size = sum(t.size for t in self.terms)
         self.control_period = robot.control_period
         self.action_low, self.action_high = robot.command_range
@@ -111,11 +117,12 @@ class Worlds:
         self._lag = np.maximum(sample(gap.actuators.lag_ms, robots) / 1000, 1e-9)
         self._reality: Reality | None = None
         if not gap.in_the_model:
-            driven = gap.actuators.stiction != 0.0
             low, high = self.action_low, self.action_high
+            dof = np.zeros(len(low), int)
+            if gap.actuators.stiction != 0.0:
+                dof = self.model.jnt_dofadr[self.model.actuator_trnid[:, 0]]
             self._reality = Reality(
-                gap, robots, actuators=self.robot.actuators, low=low, high=high,
-                dof=_driven_dof(self.robot) if driven else np.zeros(len(low), int),
+                gap, robots, actuators=self.robot.actuators, low=low, high=high, dof=dof,
                 terms=self.terms, control_period=self.control_period,
             )  # fmt: skip
         if gap.lag:
@@ -253,13 +260,3 @@ def _indices(worlds: Array | None, num_worlds: int) -> Array:
         return np.arange(num_worlds)
     worlds = np.asarray(worlds)
     return np.flatnonzero(worlds) if worlds.dtype == bool else worlds
-
-
-def _driven_dof(robot: MjcfRobot) -> Array:
-    """(A,) the degree of freedom behind each actuator."""
-    model = robot.model
-    if not (model.actuator_trntype == 0).all():  # mjTRN_JOINT
-        raise InputError(
-            f"{robot.name}: stiction has no meaning: an actuator does not drive a joint"
-        )
-    return model.jnt_dofadr[model.actuator_trnid[:, 0]]

@@ -233,6 +233,100 @@ def test_only_the_addressed_entries_and_their_consequences_change(p):
         assert (np.flatnonzero((before["body_inertia"] != after["body_inertia"]).any(1)) == 1).all()
 
 
+ARM = """<mujoco><option timestep="0.002" gravity="0 0 -9.81"/><worldbody>
+<geom name="floor" type="plane" size="5 5 1"/>
+<body name="upper" pos="0 0 1"><joint name="shoulder" axis="0 1 0" stiffness="2" damping=".1"
+frictionloss=".3"/><geom name="rod" type="capsule" fromto="0 0 0 0 .02 -.4" size=".03"/>
+<body name="lower" pos="0 .02 -.4"><joint name="elbow" axis="0 1 0" stiffness="1"
+frictionloss=".2"/><geom name="stick" type="capsule" fromto="0 0 0 .03 0 -.3" size=".02"/>
+<geom name="hand" type="box" size=".03 .04 .05" pos=".04 .01 -.35" euler="0 20 0"/></body></body>
+</worldbody><tendon><fixed name="cable" stiffness="5" springlength="0.1">
+<joint joint="shoulder" coef="1"/><joint joint="elbow" coef="-.5"/></fixed></tendon><actuator>
+<position name="servo" joint="shoulder" kp="30" kv="1" forcerange="-9 9" ctrlrange="-1 1"/>
+<motor name="pull" tendon="cable" gear="2" forcerange="-4 4" ctrlrange="-1 1"/></actuator>
+</mujoco>"""
+
+INERTIAL = {
+    *("body_invweight0", "dof_M0", "dof_invweight0", "tendon_invweight0", "actuator_acc0"),
+    "stat.meaninertia",
+}
+MOVED = {"dof_length", "stat.meansize", "opt.disableflags"}
+"""`lower` has two geoms: its collision tree no longer holds, see MOVES_GEOMS. `stat.extent`,
+the height from the floor's box to the shoulder, stays as it is."""
+BEYOND = {  # parameter, rows of the field, columns (None: it has one), what else changes
+    "inertia": (
+        Parameter("p", "body_inertia", select="lower", axis=1, low=0.98, high=1.01),
+        [2], [1], INERTIAL,
+    ),
+    "all inertia": (
+        Parameter("p", "body_inertia", low=0.5, high=2.0), [1, 2], [0, 1, 2], INERTIAL,
+    ),
+    "joint spring": (
+        Parameter("p", "jnt_stiffness", select="elbow", low=0.5, high=2.0), [1], None, set(),
+    ),
+    "tendon spring": (
+        Parameter("p", "tendon_stiffness", op="add", low=-1.0, high=2.0), [0], None, set(),
+    ),
+    "dry friction": (
+        Parameter("p", "dof_frictionloss", select="shoulder", op="set", low=0.0, high=1.0),
+        [0], None, set(),
+    ),
+    "servo gain": (
+        Parameter("p", "actuator_gainprm", select="servo", axis=0, low=0.5, high=2.0),
+        [0], [0], set(),
+    ),
+    "servo feedback": (
+        Parameter("p", "actuator_biasprm", select="servo", axis=1, low=0.5, high=2.0),
+        [0], [1], set(),
+    ),
+    "servo damping": (
+        Parameter("p", "actuator_biasprm", select="servo", axis=2, op="add", low=-1.0, high=0.0),
+        [0], [2], set(),
+    ),
+    "force limits": (
+        Parameter("p", "actuator_forcerange", low=0.3, high=1.0), [0, 1], [0, 1], set(),
+    ),
+    "upper force limit": (
+        Parameter("p", "actuator_forcerange", select="pull", axis=1, low=0.3, high=1.5),
+        [1], [1], set(),
+    ),
+    "place of a geom": (
+        Parameter("p", "geom_pos", select="hand", axis=0, op="add", low=0.0, high=0.3),
+        [3], [0], MOVED,
+    ),
+    "size of a geom": (
+        Parameter("p", "geom_size", select="hand", axis=2, low=1.0, high=9.0),
+        [3], [2], {"geom_rbound", "geom_aabb", *MOVED},
+    ),
+    "gravity": (
+        Parameter("p", "gravity", op="add", low=-1.0, high=1.0), [0, 1, 2], None, set(),
+    ),
+    "slope": (
+        Parameter("p", "gravity", axis=0, op="set", low=-1.0, high=1.0), [0], None, set(),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BEYOND)
+def test_what_follows_from_a_change_of_the_arm_is_all_that_changes(case):
+    """Of the field every addressed entry and no other, and of the rest exactly what follows."""
+    p, rows, axes, follows = BEYOND[case]
+    model = mujoco.MjModel.from_xml_string(ARM)
+    before = snapshot(model)
+    space = ParameterSpace([p], model)
+    space.write(model, space.high if p.high != space.nominal[0] else space.low)
+    after = snapshot(model)
+    name = f"opt.{p.field}" if p.field == "gravity" else p.field
+    assert changed(before, after) == {name} | follows
+    meant = np.zeros_like(before[name], bool)
+    meant[rows if axes is None else np.ix_(rows, axes)] = True
+    np.testing.assert_array_equal(before[name] != after[name], meant)
+    if p.field == "geom_size":
+        for bound in ("geom_rbound", "geom_aabb"):
+            moved = (before[bound] != after[bound]).reshape(model.ngeom, -1).any(1)
+            assert np.flatnonzero(moved).tolist() == rows
+
+
 @pytest.mark.parametrize("robot", ["ant", "humanoid", "pusher_v5"])
 def test_no_derived_constant_depends_on_a_runtime_field(robot):
     rng = np.random.default_rng(0)

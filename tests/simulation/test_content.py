@@ -171,11 +171,10 @@ def test_the_gaps_are_mild_worn_and_unseen(name):
         assert physics(robot, gap)
     assert not outside(robot, mild)
     assert not outside(robot, worn)
-    assert effects(robot, worn), "worn has an effect that the model does not have"
     assert len(outside(robot, unseen)) == 1
 
 
-@pytest.mark.parametrize("name", GYMNASIUM)
+@every_env
 def test_worn_has_one_effect_that_the_model_does_not_have(name):
     robot = Robot.load(name)
     assert len(effects(robot, robot.gap("worn"))) == 1

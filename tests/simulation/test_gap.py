@@ -1,5 +1,6 @@
 """Every effect of a gap obeys its law, which a scalar loop, a queue or plain MuJoCo says."""
 
+import logging
 from dataclasses import replace
 
 import mujoco
@@ -490,6 +491,49 @@ def test_unknown_names_and_wrong_values_are_refused(tmp_path, text, message):
     assert "own.yaml" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("xi: {latency: 2000}", "'latency': a delay of .* 2000 ms does not fit .* 0 to 640 ms"),
+        ("latency: {action_ms: 2000}", "'latency': a delay of .* 2000 ms does not fit"),
+        ("xi: {latency: -5}", "'latency': a delay of -5 .* does not fit"),
+        ("xi: {mass: -1}", "'mass': scale -1 makes body_mass -2, which must be positive"),
+        ("xi: {mass: 0}", "'mass': scale 0 makes body_mass 0, which must be positive"),
+        ("xi: {slope: .inf}", "xi.slope: expected a finite number"),
+        ("xi: {mass: {distribution: uniform, low: -1, high: 2}}", "'mass': scale -1 makes"),
+        ("xi: {latency: {distribution: uniform, low: 10, high: 900}}", "900 ms does not fit"),
+        ("xi: {mass: {distribution: normal, low: -1, high: 0.1}}", "'mass': scale -1 makes"),
+        ("latency: {action_ms: {distribution: loguniform, low: 1, high: 900}}", "900 ms does not"),
+        (
+            "edits: [{field: body_mass, value: 2}]\nxi: {mass: -1}",
+            "'mass': scale -1 makes body_mass -4, which must be positive",
+        ),
+    ],
+)
+def test_physics_that_cannot_be_is_refused_when_the_gap_is_read(cart_folder, text, message):
+    path = cart_folder / "gaps" / "own.yaml"
+    path.write_text(text + "\n")
+    with pytest.raises(InputError, match=message) as error:
+        Robot.load(cart_folder).gap("own")
+    assert str(error.value).startswith(f"{path}: ")
+
+
+def test_physics_that_can_be_is_not_refused_for_what_it_passes_on_the_way(cart_folder):
+    """A body's moment of 2.5 needs 2.5 of the other two together: 1.9 and 1, and not 1 and 1."""
+    with (cart_folder / "env.yaml").open("a") as file:
+        for axis, name in enumerate("xyz"):
+            file.write(
+                f"  - {{name: i{name}, field: body_inertia, select: cart, axis: {axis}, low: 1, "
+                "high: 1}\n"
+            )
+    cart = Robot.load(cart_folder)
+    around = Draw("uniform", 2.4, 2.6)
+    Worlds(cart, 3, gap=Gap(xi={"ix": 1.9, "iy": around})).reset()
+    for ix in (1.0, Draw("uniform", 1.0, 1.9)):
+        with pytest.raises(InputError, match=r"'iy'.*largest moment exceeds the other"):
+            cart.gap(Gap(xi={"ix": ix, "iy": around}))
+
+
 def test_action_latency_needs_the_parameter(cart_folder):
     text = (cart_folder / "env.yaml").read_text()
     (cart_folder / "env.yaml").write_text(text.replace("  - {name: latency", "  # {name: latency"))
@@ -510,6 +554,163 @@ def test_effects_without_meaning_are_refused(cart_folder):
     (cart_folder / "cart.xml").write_text(tendon)
     with pytest.raises(InputError, match="stiction has no meaning"):
         Worlds(Robot.load(cart_folder), 1, gap=Gap(actuators=Actuators(stiction=0.1)))
+
+
+SERVOS = {
+    "position": '<position name="push" joint="slide" kp="20" kv="2" ctrlrange="-1 1"/>',
+    "velocity": '<velocity name="push" joint="slide" kv="20" ctrlrange="-1 1"/>',
+    "intvelocity": '<intvelocity name="push" joint="slide" kp="20" actrange="-1 1" '
+    'ctrlrange="-1 1"/>',
+    "general": '<general name="push" joint="slide" gainprm="20" biastype="affine" '
+    'biasprm="0 -20 0" ctrlrange="-1 1"/>',
+}
+TORQUES = {
+    "motor": '<motor name="push" joint="slide" gear="3" ctrlrange="-1 1"/>',
+    "general": '<general name="push" joint="slide" gainprm="3" ctrlrange="-1 1"/>',
+    "constant": '<general name="push" joint="slide" gainprm="3" biastype="affine" '
+    'biasprm="1 0 0" ctrlrange="-1 1"/>',
+}
+SHARES = {
+    "strength": Actuators(strength=0.8),
+    "weak": Actuators(weak={"push": Draw("uniform", 0.5, 0.9)}),
+    "stiction": Actuators(stiction=0.1),
+}
+
+
+def with_actuators(folder, *actuators):
+    """The cart with these actuators instead of its motor."""
+    xml = (folder / "cart.xml").read_text()
+    head, _ = xml.split("  <actuator>")
+    (folder / "cart.xml").write_text(f"{head}<actuator>{''.join(actuators)}</actuator></mujoco>")
+    return Robot.load(folder)
+
+
+@pytest.mark.parametrize("effect", SHARES)
+@pytest.mark.parametrize("servo", SERVOS)
+def test_a_share_of_a_servos_command_is_refused_as_that_of_the_hand_is(cart_folder, servo, effect):
+    cart = with_actuators(cart_folder, SERVOS[servo])
+    (cart_folder / "gaps" / "own.yaml").write_text(schema.dump(Gap(actuators=SHARES[effect])))
+    said = f"own.yaml: actuators: {effect} has no meaning for cart: actuator 'push' is a servo: "
+    with pytest.raises(InputError, match=said) as mine:
+        cart.gap("own")
+    hand = Robot.load("hand_reach")
+    name = hand.actuators[0]
+    asked = SHARES[effect]
+    asked = replace(asked, weak={name: 0.5}) if asked.weak else asked
+    with pytest.raises(InputError) as theirs:
+        hand.gap(Gap(actuators=asked))
+    assert str(mine.value).split("servo: ")[1] == str(theirs.value).split("servo: ")[1]
+    cart.gap(Gap(actuators=Actuators(backlash=0.1)))  # play is behind any command
+
+
+@pytest.mark.parametrize("effect", SHARES)
+@pytest.mark.parametrize("torque", TORQUES)
+def test_a_share_of_a_force_is_less_of_it(cart_folder, torque, effect):
+    cart = with_actuators(cart_folder, TORQUES[torque])
+    gap = Gap(actuators=SHARES[effect])
+    assert cart.gap(gap) == gap
+
+
+def test_a_motor_beside_a_servo_may_be_weak(cart_folder):
+    motor = TORQUES["motor"].replace("push", "help")
+    cart = with_actuators(cart_folder, SERVOS["position"], motor)
+    weak = Gap(actuators=Actuators(weak={"help": 0.5}))
+    assert cart.gap(weak) == weak
+    with pytest.raises(InputError, match=r"weak has no meaning.*'push' is a servo"):
+        cart.gap(Gap(actuators=Actuators(weak={"help": 0.5, "push": 0.5})))
+    with pytest.raises(InputError, match=r"strength has no meaning.*'push' is a servo"):
+        cart.gap(Gap(actuators=Actuators(strength=0.5)))
+
+
+@pytest.mark.parametrize(
+    ("mounting", "sensor", "says"),
+    [
+        (Mounting(imu=0.1), "encoder", "mounting.imu has no meaning for cart: .*sensor 'imu'"),
+        (Mounting(encoder=Draw("uniform", 0.0, 0.1)), "imu", "mounting.encoder has .*'encoder'"),
+        (Mounting(imu=0.1), "camera", "mounting.imu has no meaning .*bias under sensors"),
+        (Mounting(encoder=0.1), "camera", "mounting.encoder has no meaning .*bias under sensors"),
+    ],
+)
+def test_mounting_is_refused_where_no_term_of_the_robot_feels_it(
+    cart_folder, mounting, sensor, says
+):
+    text = (cart_folder / "env.yaml").read_text()
+    (cart_folder / "env.yaml").write_text(text.replace("sensor: encoder", f"sensor: {sensor}"))
+    cart = Robot.load(cart_folder)
+    with pytest.raises(InputError, match=says):
+        cart.gap(Gap(mounting=mounting))
+    if sensor != "camera":
+        other = Mounting(imu=0.1) if sensor == "imu" else Mounting(encoder=0.1)
+        cart.gap(Gap(mounting=other))
+
+
+# What nobody sees
+
+
+def told(robot, gap, observe, ticks=20):
+    worlds = Worlds(robot, 2, gap=gap, observe=observe, seed=1, threads=1)
+    first = worlds.reset()
+    action = np.full((2, len(robot.actuators)), 0.1)
+    return np.stack([first, *(worlds.advance(action).obs for _ in range(ticks))])
+
+
+def test_a_sensor_effect_acts_where_its_terms_are_observed_and_warns_where_not(caplog):
+    robot = Robot.load("hopper")
+    worn = robot.gap("worn")
+    without = replace(worn, sensors={})
+    with caplog.at_level(logging.WARNING):
+        seen, truth = (told(robot, gap, "measured") for gap in (worn, without))
+        assert not caplog.messages
+        last = robot.terms["last_action"].size
+        assert (seen != truth)[..., :-last].all()
+        np.testing.assert_array_equal(seen[..., -last:], truth[..., -last:])
+        np.testing.assert_array_equal(told(robot, without, None), told(robot, worn, None))
+    (said,) = caplog.messages  # once for the Worlds, in its 21 ticks
+    assert said == (
+        "hopper: the observation (v5) feels nothing of the gap's sensors (joint_positions, "
+        "joint_velocities, pitch, pitch_rate); with observe: measured it would"
+    )
+    assert [record.name for record in caplog.records] == ["sim2real.simulation.worlds"]
+
+
+def test_episodes_do_not_repeat_the_warning(cart, caplog):
+    gap = Gap(sensors={"position": Sensor(bias=0.1)}, mounting=Mounting(encoder=0.1))
+    with caplog.at_level(logging.WARNING):
+        worlds = Worlds(cart, 2, gap=gap, observe=["velocity"])
+        for seed in (3, 4):
+            worlds.seed(seed)
+            worlds.reset()
+            for _ in range(40):  # episodes have 30
+                worlds.step(np.zeros((2, 1)))
+    (said,) = caplog.messages
+    assert "(velocity) feels nothing of the gap's sensors (position) and mounting.encoder" in said
+    assert said.endswith("; with observe: measured it would")
+
+
+@pytest.mark.parametrize(
+    "gap",
+    [
+        Gap(),
+        Gap(sensors={"position": Sensor()}),  # says nothing
+        Gap(sensors={"position": Sensor(noise=0.1), "velocity": Sensor(noise=0.1)}),  # one is seen
+        Gap(xi={"mass": 1.2}, latency=Latency(observation_ms=5.0), network=Network(loss=0.1)),
+    ],
+)
+def test_a_gap_that_is_felt_says_nothing(cart, gap, caplog):
+    with caplog.at_level(logging.WARNING):
+        Worlds(cart, 1, gap=gap, observe=["velocity"])
+    assert not caplog.messages
+
+
+def test_where_no_set_feels_an_effect_the_terms_are_named(cart_folder, caplog):
+    text = (cart_folder / "env.yaml").read_text()
+    (cart_folder / "env.yaml").write_text(text.replace("measured: [position,", "measured: ["))
+    gap = Gap(sensors={"position": Sensor(noise=0.1)})
+    with caplog.at_level(logging.WARNING):
+        Worlds(Robot.load(cart_folder), 1, gap=gap, observe="measured")
+    (said,) = caplog.messages
+    assert "(velocity, last_action) feels nothing of the gap's sensors (position)" in said
+    assert said.endswith("; with the terms position it would")
 
 
 # One robot of a family

@@ -177,6 +177,23 @@ def test_sensor_noise_and_loss_reach_the_policy_and_not_the_reward(robots):
     assert error[:, :3].std() == pytest.approx(0.01, rel=0.2)
 
 
+def test_sensor_effects_that_nothing_observed_feels_are_warned_of_once(robots, caplog):
+    robot = robots["hand_reach"]
+    gap = Gap(sensors={"joint_positions": Sensor(bias=0.1)}, mounting=Mounting(encoder=0.1))
+    commands = actions(robot, 1, 4)
+    with caplog.at_level(logging.WARNING):
+        seen, _ = rollout(make_worlds(robot, 1, gap=gap, observe="measured", threads=1), commands)
+        assert not caplog.messages
+        idle, _ = rollout(make_worlds(robot, 1, gap=gap, threads=1), commands)
+    assert caplog.messages == [
+        "hand_reach: the observation (achieved_goal, desired_goal, observation) feels nothing of "
+        "the gap's sensors (joint_positions) and mounting.encoder; with observe: measured it would"
+    ]
+    true, _ = rollout(make_worlds(robot, 1, threads=1), commands)
+    assert np.array_equal(idle, true)
+    assert np.allclose(seen[..., 30:54] - true[..., 30:54], 0.2, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("name", "gap", "says"),
     [
@@ -186,7 +203,9 @@ def test_sensor_noise_and_loss_reach_the_policy_and_not_the_reward(robots):
         ("fetch_push", Gap(actuators=Actuators(stiction=0.1)), "stiction.*mocap"),
         ("fetch_push", Gap(actuators=Actuators(backlash=0.1)), "backlash.*mocap"),
         ("fetch_push", Gap(pushes=Pushes(interval=1.0, speed=1.0)), "pushes.*held in place"),
-        ("fetch_reach", Gap(mounting=Mounting(encoder=0.1)), "mounting.*bias"),
+        ("fetch_reach", Gap(mounting=Mounting(encoder=0.1)), "mounting.encoder.*bias"),
+        ("hand_reach", Gap(mounting=Mounting(imu=0.1)), "mounting.imu.*sensor 'imu'"),
+        ("hand_reach", Gap(xi={"finger_mass": -1.0}), "'finger_mass': scale -1 makes body_mass"),
         ("hand_reach", Gap(actuators=Actuators(strength=0.8)), "actuator_forcerange"),
         ("hand_reach", Gap(actuators=Actuators(lag_ms=20)), "compiles its own model"),
         ("hand_reach", Gap(xi={"joint_dampin": 1.0}), "did you mean 'joint_damping'"),
