@@ -453,6 +453,7 @@ def compare(
     """Computes what is not finished yet of a ladder, and gives the table.
 
     Args:
+        seeds: of the methods; the oracles learn with the first one.
         arms: names of ARMS; None is all. What they need is computed with them.
         out: folder of the cells; default `work`/ENV/GAP/cells.
         work: folder of what is trained on the way, and kept, so that a killed training goes on.
@@ -464,11 +465,7 @@ def compare(
         RuntimeError: cells failed; the others are finished and kept.
     """
     names = list(ARMS) if arms is None else list(arms)
-    for name in names:
-        if name not in ARMS:
-            raise InputError(
-                f"arms: no '{name}'{nearest(name, ARMS)}; the arms are {', '.join(ARMS)}"
-            )
+    cells = cells_of(names, seeds)
     robot = Robot.load(ladder.env)
     folder = Path(work) / robot.name
     one = robot.gap(ladder.gap).robot(ladder.robot)
@@ -476,8 +473,7 @@ def compare(
     _same_settings(folder, ladder)
     (folder / ladder.gap_name).mkdir(parents=True, exist_ok=True)
     schema.write(one, folder / ladder.gap_name / "robot.yaml")
-    asked = [(arm, seed) for seed in seeds for arm in ARMS if arm in _with_needs(names)]
-    _compute_open(asked, results, folder, jobs, seconds, report)
+    _compute_open(cells, results, folder, jobs, seconds, report)
     return table(results, seeds)
 
 
@@ -489,6 +485,26 @@ def _same_settings(folder: Path, ladder: Ladder) -> None:
         raise InputError(f"{path}: what is trained there has other settings; give another --work")
     path.parent.mkdir(parents=True, exist_ok=True)
     schema.write(shared, path)
+
+
+def cells_of(arms: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:
+    """(arm, seed) of every cell that these arms and what they need have.
+
+    Raises:
+        InputError: an unknown arm.
+    """
+    for name in arms:
+        if name not in ARMS:
+            raise InputError(
+                f"arms: no '{name}'{nearest(name, ARMS)}; the arms are {', '.join(ARMS)}"
+            )
+    wanted = _with_needs(arms)
+    return [(a, s) for s in seeds for a in ARMS if a in wanted and s in _asked(a, seeds)]
+
+
+def _asked(arm: str, seeds: Sequence[int]) -> Sequence[int]:
+    """Of an oracle the first seed only: it costs most, and all methods share it."""
+    return seeds[:1] if ARMS[arm].kind == "oracle" else seeds
 
 
 def _with_needs(names: Sequence[str]) -> set[str]:
@@ -540,6 +556,8 @@ class Row(NamedTuple):
     kind: str
     seeds: int
     """Finished."""
+    asked: int
+    """Seeds that there are to be."""
     mean: Interval | None
     """Return on the target, with the interval over seeds and episodes; None where it is open."""
     closed: Interval | None
@@ -569,7 +587,7 @@ class Table:
                    "seeds"]  # fmt: skip
         rows: list[list[str]] = []
         for row in self.rows:
-            seeds = f"{row.seeds} of {self.asked}"
+            seeds = f"{row.seeds} of {row.asked}"
             if row.mean is None:
                 rows.append([row.arm, "open", "open", "", "", seeds])
                 continue
@@ -607,7 +625,8 @@ def table(results: Results, seeds: Sequence[int]) -> Table:
         episodes = sum(len(c.returns) for c in have)
         falls = sum(c.falls for c in have) / episodes if episodes else 0.0
         mean = bootstrap(_returns(have)) if have else None
-        rows.append(Row(arm, ARMS[arm].kind, len(have), mean, closed, falls, steps))
+        asked = len(_asked(arm, seeds))
+        rows.append(Row(arm, ARMS[arm].kind, len(have), asked, mean, closed, falls, steps))
     return Table(results.ladder, len(seeds), rows, is_gap, results.folder, _notes(cells))
 
 

@@ -50,6 +50,15 @@ def test_every_arm_gives_a_cell_within_its_budget(tmp_path):
     assert again.to_dict() == found.to_dict()
 
 
+def test_an_oracle_is_shared_by_all_seeds(tmp_path):
+    found = compare(TINY, seeds=[3, 4], arms=["oracle-ppo"], work=tmp_path / "work")
+    cells = {p.stem for p in found.folder.glob("*.json")}
+    assert cells == {"oracle-ppo-3"}
+    row = next(r for r in found.rows if r.arm == "oracle-ppo")
+    assert (row.seeds, row.asked) == (1, 1)
+    assert {r.asked for r in found.rows if r.kind != "oracle"} == {2}
+
+
 def test_the_target_is_one_robot_of_the_family(tmp_path):
     compare(TINY, seeds=[0], arms=["zero-shot"], work=tmp_path)
     text = (tmp_path / "inverted_pendulum/worn/robot.yaml").read_text()

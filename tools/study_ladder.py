@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from sim2real import progress
-from sim2real.compare import ARMS, Ladder, Results, compare, table
+from sim2real.compare import ARMS, Ladder, Results, cells_of, compare, table
 from sim2real.deploy.files import write_atomically
 from sim2real.report import save_ladder
 
@@ -81,7 +81,7 @@ def main() -> None:
             left = None
             if options.hours is not None:
                 left = max(0.0, 3600 * options.hours - (time.monotonic() - begin))
-            with progress.bar(f"{env} {gap}", len(arms) * options.seeds) as report:
+            with progress.bar(f"{env} {gap}", len(cells_of(arms, seeds))) as report:
                 compare(
                     ladder(env, gap), seeds=seeds, arms=arms, out=options.out / env / gap,
                     work=options.work, jobs=options.jobs, seconds=left, report=report,
