@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from sim2real import content, progress
-from sim2real.bridges.adapt.context import ContextAdapter, ContextState
+from sim2real.bridges.adapt.context import Context, ContextAdapter, ContextState
 from sim2real.bridges.adapt.search import search
 from sim2real.deploy.artifact import Artifact
 from sim2real.deploy.contract import SCHEMA, AdaptedState
@@ -23,25 +25,32 @@ from sim2real.deploy.logs.npz import read_logs, stamp_of
 from sim2real.deploy.robots.base import Robot as Target
 from sim2real.deploy.robots.udp import UdpRobot
 from sim2real.deploy.safety import Wiring
-from sim2real.dynamics.distribution import Distribution
-from sim2real.evaluate import observation_names, play
+from sim2real.dynamics.distribution import Distribution, Empirical
+from sim2real.evaluate import observation_names, play, policy_of
 from sim2real.export import build_contract, check_terms, export
 from sim2real.identification.identify import read_trajectories
 from sim2real.identification.posterior import Posterior
 from sim2real.identification.windows import Trajectory
+from sim2real.make import check_whole
 from sim2real.policy.policy import Policy
 from sim2real.record import record
 from sim2real.serve import served
+from sim2real.simulation.make import AnyWorlds, make_worlds
 from sim2real.simulation.robot import Robot
-from sim2real.simulation.worlds import Worlds
-from sim2real.types import Array, InputError, SafetyStop
+from sim2real.types import Array, InputError, SafetyStop, nearest
 
 Engine = Literal["identify", "search"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
 EXPLORE = 0.4
 """Share of the episode budget that gathers data for identification; the gate gets the rest."""
+WORLDS = 32
+"""In which a context is rehearsed."""
 MARGIN = 0.1
 """Share by which the rehearsal may find more falls per second, before it refuses: about what chance
-makes of them in as many worlds. Where there were none, there must be none."""
+makes of them in as many worlds. Where there were none, there must be none. A test against chance
+would be the wrong guard here: it lets pass what it cannot prove. Where none of 32 worlds fell
+before, two that fall now do not refute chance at 95 % (a bootstrap leaves out both with probability
+(1 - 2/32)^32 = 0.13), and the robot would try it."""
 
 
 @dataclass
@@ -59,10 +68,11 @@ class Spent:
 
 
 class Rehearsal(NamedTuple):
-    """Falls per second of simulated time in worlds drawn from the posterior."""
+    """Falls per second of simulated time, with two contexts in the same worlds. See `rehearse`."""
 
     adapted: float
     unadapted: float
+    """With the context from before."""
 
     @property
     def passed(self) -> bool:
@@ -83,6 +93,8 @@ class Adaptation:
     spent: Spent
     stages: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     """Stage -> return of each target episode, in order; empty where there is no reward."""
+    refused: int = 0
+    """Contexts that a search proposed and rehearsal refused; none of them drove the target."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -92,6 +104,7 @@ class Adaptation:
             "falls": self.spent.falls,
             "stages": self.stages,
             "rehearsal": self.rehearsal._asdict() if self.rehearsal else None,
+            "refused": self.refused,
             "posterior": self.posterior.summary() if self.posterior else None,
         }  # fmt: skip
 
@@ -116,45 +129,43 @@ def adapt(
     reward, or is a log, held-out windows of the log decide instead. When it does not help, the
     old context stays.
 
+    With `search`, every context is rehearsed before the robot is driven with it, in worlds around
+    what it claims (`around`); one with which falls become more likely is never driven.
+
     Args:
         target: `HOST:PORT` of a robot; a log or a folder of logs; or `ENV/GAP`, a simulated robot
             that is then served by a process of its own. This process never sees its ξ.
         episodes: target episodes that may be used, gate and search included.
         seconds: target seconds that may be used; None sets no such limit.
-        engine: `identify`, or `search`, which optimises the episode return by black box.
+        engine: `identify`, or `search`, which optimises the episode return by black box; the
+            target must have a reward, and be no log.
         excitation: standard deviation of the noise on commands while data is gathered, as a share
             of half their range.
         out: folder for artifact, logs, posterior.json, z.json and adaptation.json; default
             runs/<policy>-adapt.
 
     Raises:
-        InputError: the policy has no context, the target is not there or another robot; nothing
-            has been written then.
+        InputError: the policy has no context, the target is not there, another robot or without
+            the reward that a search needs, or an argument is not what it may be; nothing has been
+            driven or written then.
         SafetyStop: the controller stopped the target, and not because it was about to fall.
     """
-    policy = policy if isinstance(policy, Policy) else Policy.load(policy)
+    policy = policy_of(policy)
     if "context" not in policy.z_names:
         raise InputError(
             f"policy '{policy.spec.name}' has no context to adapt; train one with adapt: context"
         )
-    if episodes < 3:
-        raise InputError(
-            f"episodes is {episodes}; adaptation needs at least 3: one to gather, two to compare"
-        )
-    if seconds is not None and not seconds >= policy.spec.control_period:
-        raise InputError(
-            f"seconds is {seconds}; it must be at least one control period, "
-            f"{policy.spec.control_period:g} s"
-        )
-    if not 0 <= excitation <= 1:
-        raise InputError(
-            f"excitation is {excitation}; it is a share of half the command range, 0 to 1"
-        )
+    _check_arguments(policy, target, episodes, seconds, seed, engine, excitation)
     out = Path(out) if out is not None else Path("runs") / f"{policy.spec.name}-adapt"
     robot = Robot.load(policy.spec.env)
     observation_names(policy, robot)
     with progress.bar("adapt", 100) as report:
         if (logs := _log_path(target)) is not None:
+            if engine == "search":
+                raise InputError(
+                    f"search drives the robot, and '{target}' is a log of it; use identify, or "
+                    "give HOST:PORT or ENV/GAP"
+                )
             trajectories = read_trajectories(logs, robot)
             ends = [log.info for log in read_logs(logs)]
             falls = sum(end.terminated or end.stopped is not None for end in ends)
@@ -162,6 +173,11 @@ def adapt(
             result = _from_logs(policy, robot, artifact, trajectories, falls, seed, report)
         else:
             with address_of(target, seed) as where, closing(UdpRobot(*where)) as connection:
+                if engine == "search" and not connection.describe().reward:
+                    raise InputError(
+                        f"search needs a reward, and {connection.describe().name} at "
+                        f"{connection.address} declares none; use identify"
+                    )
                 check_terms(policy.spec)
                 recorded = record(policy, robot)
                 contract = build_contract(policy.spec, recorded)
@@ -179,6 +195,34 @@ def adapt(
     text = json.dumps(result.to_dict(), indent=2) + "\n"
     write_atomically(out / "adaptation.json", text.encode())
     return result
+
+
+def _check_arguments(
+    policy: Policy, target: object, episodes: int, seconds: float | None, seed: int, engine: str,
+    excitation: float,
+) -> None:  # fmt: skip
+    if not isinstance(target, str | os.PathLike):
+        raise InputError(f"target is {target!r}; it must be HOST:PORT, ENV/GAP, or a path of logs")
+    if episodes in (0, 1, 2):
+        raise InputError(
+            f"episodes is {episodes}; adaptation needs at least 3: one to gather, two to compare"
+        )
+    check_whole("episodes", episodes, 3)
+    check_whole("seed", seed, 0, 2**32 - 1)  # what CMA-ES takes
+    period = policy.spec.control_period
+    if seconds is not None and not (isinstance(seconds, Real) and seconds >= period):
+        raise InputError(
+            f"seconds is {seconds!r}; it must be at least one control period, {period:g} s"
+        )
+    if engine not in ENGINES:
+        raise InputError(
+            f"engine is {engine!r}; it must be {' or '.join(ENGINES)}"
+            f"{nearest(str(engine), ENGINES)}"
+        )
+    if not (isinstance(excitation, Real) and 0 <= excitation <= 1):
+        raise InputError(
+            f"excitation is {excitation!r}; it is a share of half the command range, 0 to 1"
+        )
 
 
 @contextmanager
@@ -287,7 +331,9 @@ class _Session:
         )
         z = within(self.policy, adapter.adapt(self.before, logs))
         assert z.posterior is not None
-        rehearsal = rehearse(self.policy, self.robot, z, before, seed=self.seed)
+        worlds = rehearsal_worlds(self.policy, self.robot)
+        draw = z.posterior.distribution()
+        rehearsal = rehearse(self.policy, worlds, draw, z.value, before, seed=self.seed)
         report(80, {"episodes": self.spent.episodes})
         if not rehearsal.passed:
             reason = (
@@ -301,25 +347,43 @@ class _Session:
     def search(self, episodes: int, report: progress.Report) -> Adaptation:
         pairs = max(min(2, (episodes - 1) // 2), episodes // 5)
         budget = episodes - 2 * pairs
+        policy, before = self.policy, self.before.value
+        worlds = rehearsal_worlds(policy, self.robot)
+        rehearsals: list[tuple[Array, Rehearsal]] = []
+
+        def allowed(context: Array) -> bool:
+            told = within(policy, ContextState(context, None)).value
+            draw = around(policy, told, seed=self.seed)
+            rehearsal = rehearse(policy, worlds, draw, told, before, seed=self.seed)
+            rehearsals.append((told, rehearsal))
+            return rehearsal.passed
 
         def try_context(context: Array) -> float:
-            allowed = within(self.policy, ContextState(context, None)).value
-            value = self.episode("search", allowed, share=budget / episodes)
-            if value is None:
-                raise InputError("search needs a reward on the target; use identify")
+            told = within(policy, ContextState(context, None)).value
+            value = self.episode("search", told, share=budget / episodes)
+            assert value is not None  # `adapt` refuses a target without reward
             report(round(80 * self.spent.episodes / episodes), {"return": value})
             return value
 
-        context, _ = search(try_context, self.robot.space, episodes=budget, seed=self.seed)
-        z = within(self.policy, ContextState(context, None))
-        accepted, reason = self._gate(self.before.value, z, pairs, report)
-        return self._verdict(accepted, reason, z, None)
+        context, _ = search(
+            try_context, self.robot.space, episodes=budget, seed=self.seed, allowed=allowed
+        )
+        refused = sum(not rehearsal.passed for _, rehearsal in rehearsals)
+        if refused == len(rehearsals):  # the robot was not driven: there is nothing to compare
+            reason = f"rehearsal refused all {refused} contexts that the search proposed"
+            z = ContextState(before, None)
+            return self._verdict(False, reason, z, rehearsals[-1][1], refused)
+        z = within(policy, ContextState(context, None))
+        rehearsal = next((r for told, r in rehearsals if (told == z.value).all()), None)
+        accepted, reason = self._gate(before, z, pairs, report)
+        return self._verdict(accepted, reason, z, rehearsal, refused)
 
     def _gate(
         self, before: Array, z: ContextState, pairs: int, report: progress.Report
     ) -> tuple[bool, str]:
         """Returns of alternating episodes; held-out windows where there is no reward."""
-        if not self.target.describe().reward and z.posterior is not None:
+        if not self.target.describe().reward:
+            assert z.posterior is not None  # `adapt` refuses to search there
             return by_likelihood(z.posterior)
         old, new = [], []
         for k in range(pairs):
@@ -334,8 +398,9 @@ class _Session:
         return by_return(a, b)
 
     def _verdict(
-        self, accepted: bool, reason: str, z: ContextState, rehearsal: Rehearsal | None
-    ) -> Adaptation:
+        self, accepted: bool, reason: str, z: ContextState, rehearsal: Rehearsal | None,
+        refused: int = 0,
+    ) -> Adaptation:  # fmt: skip
         context = z.value if accepted else self.before.value
         std = z.posterior.std if accepted and z.posterior is not None else None
         state = self.z(context, accepted=accepted, std=std)
@@ -348,6 +413,7 @@ class _Session:
             rehearsal,
             self.spent,
             self.stages,
+            refused,
         )
 
 
@@ -382,18 +448,43 @@ def by_likelihood(posterior: Posterior) -> tuple[bool, str]:
     return bool(new - old > 2 * posterior.gain_error), said
 
 
+def rehearsal_worlds(policy: Policy, robot: Robot) -> AnyWorlds:
+    """Simulated robots to rehearse a policy in; `rehearse` draws their physics."""
+    return make_worlds(robot, WORLDS, observe=observation_names(policy, robot))
+
+
 def rehearse(
-    policy: Policy, robot: Robot, z: ContextState, before: Array, *, worlds: int = 32, seed: int = 0
+    policy: Policy,
+    worlds: AnyWorlds,
+    draw: Distribution,
+    context: Array,
+    before: Array,
+    *,
+    seed: int = 0,
 ) -> Rehearsal:
-    """Runs both contexts in the same worlds, drawn from the posterior: which one falls more?"""
-    assert z.posterior is not None
-    draw: Distribution = z.posterior.distribution()
+    """Runs two contexts (K,) in the same worlds from the same starts: which one falls more?
+
+    Args:
+        draw: the physics ξ of the worlds: what is believed of the robot.
+    """
     rates: list[float] = []
-    for context in (z.value, before):
-        sim = Worlds(robot, worlds, observe=observation_names(policy, robot), draw=draw, seed=seed)
-        played = play(policy, sim, sim.reset(), np.broadcast_to(context, (worlds, len(context))))
+    for told in (context, before):
+        worlds.draws.distribution = draw
+        worlds.seed(seed)
+        obs = worlds.reset()
+        played = play(policy, worlds, obs, np.broadcast_to(told, (len(obs), len(told))))
         rates.append(float(played.falls.sum() / played.seconds.sum()))
     return Rehearsal(*rates)
+
+
+def around(policy: Policy, context: Array, *, seed: int = 0, samples: int = 256) -> Distribution:
+    """What a context (K,) claims of the robot, where there is no posterior: ξ normal around it,
+    clipped to the ranges of training. The deviation is the error that training adds to what it
+    tells, `Context.error` of each range (5 %): a policy does not carry that of its own recipe."""
+    low = np.array([p.low for p in policy.spec.context])
+    high = np.array([p.high for p in policy.spec.context])
+    noise = np.random.default_rng(seed).standard_normal((samples, len(low)))  # (S, K)
+    return Empirical(np.clip(context + Context.error * (high - low) * noise, low, high))
 
 
 def _from_logs(
@@ -404,7 +495,8 @@ def _from_logs(
     before = adapter.prior(np.random.default_rng(seed))
     z = within(policy, adapter.adapt(before, episodes))
     assert z.posterior is not None
-    rehearsal = rehearse(policy, robot, z, before.value, seed=seed)
+    worlds, draw = rehearsal_worlds(policy, robot), z.posterior.distribution()
+    rehearsal = rehearse(policy, worlds, draw, z.value, before.value, seed=seed)
     accepted, reason = by_likelihood(z.posterior)
     if not rehearsal.passed:
         accepted, reason = False, "rehearsed in worlds that explain the logs, it falls more often"

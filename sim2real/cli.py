@@ -95,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
         "--grid", metavar="NAME[,NAME]", help="robustness map over one or two parameters"
     )
     p.add_argument("--picture", help="where the robustness map is drawn (PNG)")
+    p.add_argument("--reference", metavar="RUN", help="policy that never heard of the target; "
+                   "with --oracle: how much of the gap is closed")  # fmt: skip
+    p.add_argument("--oracle", metavar="RUN", help="policy that learned in the target")
     p.add_argument("--episodes", type=_positive, default=20, help="default 20; not with --grid")
     p.add_argument("--seed", type=_seed, default=0, help="of the episodes and the gap's robots")
 
@@ -312,28 +315,46 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
-    from sim2real.evaluate import evaluate
+    from sim2real.evaluate import Evaluation, between, evaluate
     from sim2real.policy.policy import Policy
     from sim2real.simulation.robot import Robot
 
+    if (arguments.reference is None) != (arguments.oracle is None):
+        raise InputError("--reference and --oracle are the two ends of a gap: give both or neither")
     policy = Policy.load(arguments.policy)
     robot = Robot.load(arguments.env or policy.spec.env)
     if arguments.grid is not None:
         return _robustness(arguments, policy, robot)
     if arguments.picture:
         raise InputError("--picture draws a robustness map: give --grid NAME or --grid NAME,NAME")
-    result = evaluate(
-        policy, robot, gap=arguments.gap, xi=dict(arguments.xi) or None,
-        episodes=arguments.episodes, seed=arguments.seed, context=arguments.context,
-    )  # fmt: skip
+    target: dict[str, Any] = {
+        "gap": arguments.gap, "xi": dict(arguments.xi) or None, "episodes": arguments.episodes,
+        "seed": arguments.seed, "context": arguments.context,
+    }  # fmt: skip
     given = " ".join(f"{name}={value:g}" for name, value in arguments.xi)
     columns = ["robot", "gap", "ξ given", "told", "return [95 %]", "falls", "seconds"]
-    row = [
-        result.env, result.gap, given, result.told, str(result.interval),
-        str(int(result.falls.sum())), f"{result.seconds.sum():.0f}",
-    ]  # fmt: skip
-    figures = {**result.to_dict(), "seed": arguments.seed}
-    _answer(arguments, figures, lambda: _print(_table(columns, [row])))
+
+    def row(result: Evaluation) -> list[str]:
+        return [
+            result.env, result.gap, given, result.told, str(result.interval),
+            str(int(result.falls.sum())), f"{result.seconds.sum():.0f}",
+        ]  # fmt: skip
+
+    if arguments.reference is None:
+        result = evaluate(policy, robot, **target)
+        figures = {**result.to_dict(), "seed": arguments.seed}
+        _answer(arguments, figures, lambda: _print(_table(columns, [row(result)])))
+        return DONE
+    three = between(policy, arguments.reference, arguments.oracle, robot, **target)
+
+    def show() -> None:
+        rows = {"policy": three.policy, "reference": three.reference, "oracle": three.oracle}
+        _print(_table(["", *columns], [[name, *row(result)] for name, result in rows.items()]))
+        closed = three.closed
+        print("no gap" if closed is None else
+              f"gap closed: {closed.mean:.2f} [{closed.low:.2f}, {closed.high:.2f}]")  # fmt: skip
+
+    _answer(arguments, {**three.to_dict(), "seed": arguments.seed}, show)
     return DONE
 
 
@@ -342,6 +363,8 @@ def _robustness(arguments: argparse.Namespace, policy: Any, robot: Any) -> int:
 
     if arguments.xi:
         raise InputError("--xi and --grid both set the physics: give one of them")
+    if arguments.reference is not None:
+        raise InputError("--grid draws one policy's map: leave out --reference and --oracle")
     axes = arguments.grid.split(",")
     map_ = grid(
         policy, robot, axes, gap=arguments.gap, seed=arguments.seed, context=arguments.context
@@ -350,31 +373,29 @@ def _robustness(arguments: argparse.Namespace, policy: Any, robot: Any) -> int:
         from sim2real.report import save_robustness
 
         save_robustness(map_, Path(arguments.picture), robot)
-    figures = {
-        "parameters": list(map_.names), "values": [v.tolist() for v in map_.values],
-        "mean": map_.mean.tolist(),
-    }  # fmt: skip
     mean = map_.mean.reshape(len(map_.values[0]), -1)  # one row a value of the first parameter
     across = [f"{v:.3g}" for v in map_.values[1]] if len(axes) > 1 else ["return"]
     rows = [
         [f"{value:.3g}", *(f"{r:.0f}" for r in row)]
         for value, row in zip(map_.values[0], mean, strict=True)
     ]
-    _answer(arguments, figures, lambda: _print(_table([" \\ ".join(map_.names), *across], rows)))
+    heads = [" \\ ".join(map_.names), *across]
+    _answer(arguments, map_.to_dict(), lambda: _print(_table(heads, rows)))
     return DONE
 
 
 def compare(arguments: argparse.Namespace) -> int:
     from sim2real import progress, schema
-    from sim2real.compare import ARMS, Ladder, compare
+    from sim2real.compare import ARMS, Ladder, cells_of, compare
     from sim2real.report import save_ladder
 
     fixed = {"env": arguments.env, "gap": arguments.gap, "budget": arguments.budget}
     ladder = schema.read(Ladder, schema.apply_overrides(fixed, arguments.overrides), "--set")
     arms = arguments.arms.split(",") if arguments.arms else list(ARMS)
-    with progress.bar(f"compare {ladder.env}", arguments.seeds * len(arms)) as report:
+    seeds = range(arguments.seeds)
+    with progress.bar(f"compare {ladder.env}", len(cells_of(arms, seeds))) as report:
         table = compare(
-            ladder, seeds=range(arguments.seeds), arms=arms, out=arguments.out,
+            ladder, seeds=seeds, arms=arms, out=arguments.out,
             work=arguments.work, jobs=arguments.jobs, seconds=arguments.seconds, report=report,
         )  # fmt: skip
     picture = save_ladder(table)
@@ -411,7 +432,8 @@ def identify(arguments: argparse.Namespace) -> int:
 
 def gap(arguments: argparse.Namespace) -> int:
     from sim2real import progress
-    from sim2real.localize import COLUMNS, STAGES, localize
+    from sim2real.localization.findings import COLUMNS
+    from sim2real.localization.localize import STAGES, localize
 
     with progress.bar("gap", STAGES) as report:
         found = localize(arguments.logs, arguments.env, seed=arguments.seed, report=report)
@@ -443,8 +465,15 @@ def adapt(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
 
     def show() -> None:
-        rows = [[n, f"{v:.3g}"] for n, v in zip(result.z.names, result.z.value, strict=True)]
-        _print(_table(["context", "value"], rows))
+        posterior = result.posterior
+        std = {} if posterior is None else {
+            name: f"{s:.2g}" for name, s in zip(posterior.names, posterior.std, strict=True)
+        }  # fmt: skip
+        rows = [
+            [name, f"{value:.3g}", std.get(name, "-")]
+            for name, value in zip(result.z.names, result.z.value, strict=True)
+        ]
+        _print(_table(["context", "value", "std"], rows))
         spent = result.spent
         print(
             f"{'accepted' if result.accepted else 'not accepted, rolled back'}: {result.reason} "

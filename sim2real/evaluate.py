@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
-from sim2real.make import physics
+from sim2real.make import check_gap, check_whole, load_robot, physics
 from sim2real.policy.policy import Policy
 from sim2real.simulation.gap import Gap
 from sim2real.simulation.make import AnyWorlds, make_worlds
@@ -102,23 +104,41 @@ def evaluate(
             each robot, that of the `other` robots (a control arm: it must hurt), or (K,) values.
 
     Raises:
-        InputError: the policy is for another robot, or a name does not exist.
+        InputError: the policy is for another robot, a name does not exist, or an argument is of
+            another kind or shape.
     """
-    policy = policy if isinstance(policy, Policy) else Policy.load(policy)
-    if episodes < 1:
-        raise InputError(f"episodes is {episodes}; it must be at least 1")
-    robot = env if isinstance(env, Robot) else Robot.load(policy.spec.env if env is None else env)
+    check_whole("episodes", episodes, 1)
+    check_whole("seed", seed, 0)
+    check_gap(gap)
+    policy = policy_of(policy)
+    robot = _robot_of(policy, env)
     names = observation_names(policy, robot)
+    given = None if xi is None else physics(robot, xi, episodes)
     worlds = make_worlds(robot, episodes, gap=gap, observe=names, seed=seed)
-    physics_ = None
-    if xi is not None:
-        physics_ = xi if isinstance(xi, np.ndarray) and xi.ndim == 2 else physics(robot, xi)
-    obs = worlds.reset(xi=physics_)
+    obs = worlds.reset(xi=given)
     told = tell(policy, worlds.xi, robot, context)
     result = play(policy, worlds, obs, told)
     label = gap if isinstance(gap, str) else ("none" if gap is None else "given")
     said = "nothing" if told is None else context if isinstance(context, str) else "given"
     return Evaluation(robot.name, str(label), said, *result)
+
+
+def policy_of(policy: Policy | str | Path) -> Policy:
+    """A policy as it is, or the one in a folder. Raises InputError where it is neither."""
+    if isinstance(policy, Policy):
+        return policy
+    if not isinstance(policy, str | os.PathLike):
+        raise InputError(
+            f"policy is a {type(policy).__name__}; it must be a policy or the folder of one"
+        )
+    return Policy.load(policy)
+
+
+def _robot_of(policy: Policy, env: str | Path | Robot | None) -> Robot:
+    """The robot that is given, or else the policy's own."""
+    if isinstance(env, Robot):
+        return env
+    return load_robot(policy.spec.env if env is None else env)
 
 
 class Played(NamedTuple):
@@ -160,12 +180,24 @@ def play(policy: Policy, worlds: AnyWorlds, obs: Array, context: Array | None) -
 
 
 def tell(policy: Policy, xi: Array, robot: Robot, context: Told) -> Array | None:
-    """(B, K) what each robot's policy is told, None for a policy without a context."""
+    """(B, K) what each robot's policy is told, None for a policy without a context.
+
+    Args:
+        context: see `evaluate`; values are (K,), or (B, K) with a row a robot.
+
+    Raises:
+        InputError: a word that is none of the three, values of another shape, or not finite.
+    """
     if "context" not in policy.z_names:
         return None
     nominal = np.array([p.nominal for p in policy.spec.context])
     if not isinstance(context, str):
-        return np.broadcast_to(np.asarray(context, float), xi.shape)
+        told = robot.space.check(context)
+        if told.ndim == 2 and told.shape != xi.shape:
+            raise InputError(
+                f"context has shape {told.shape}; it must be ({xi.shape[1]},) or {xi.shape}"
+            )
+        return np.broadcast_to(told, xi.shape)
     if context == "nominal":
         return np.broadcast_to(nominal, xi.shape)
     low = np.array([p.low for p in policy.spec.context])
@@ -209,13 +241,44 @@ def observation_names(policy: Policy, robot: Robot) -> list[str]:
     return [t.name for t in policy.spec.terms]
 
 
-class RobustnessMap(NamedTuple):
-    """Mean return over a grid of one or two parameters."""
+@dataclass(frozen=True)
+class RobustnessMap:
+    """Returns over a grid of one or two parameters, every episode kept."""
 
     names: tuple[str, ...]
     values: tuple[Array, ...]
-    mean: Array
-    """(n,) or (n, m)"""
+    """(n,), or (n,) and (m,): where the cells lie, in the parameters' units."""
+    returns: Array
+    """(n, E) or (n, m, E): the E episodes of each cell."""
+
+    @property
+    def mean(self) -> Array:
+        """(n,) or (n, m)"""
+        return self.returns.mean(axis=-1)
+
+    @property
+    def low(self) -> Array:
+        """(n,) or (n, m) lower end of each cell's 95 % bootstrap interval. Of few episodes it is
+        too narrow: no draw leaves their range."""
+        return self._ends[..., 0]
+
+    @property
+    def high(self) -> Array:
+        """(n,) or (n, m) upper end."""
+        return self._ends[..., 1]
+
+    @cached_property
+    def _ends(self) -> Array:
+        cells = self.returns.reshape(-1, self.returns.shape[-1])
+        ends = [bootstrap(cell)[1:] for cell in cells]
+        return np.array(ends).reshape(*self.returns.shape[:-1], 2)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "parameters": list(self.names), "values": [v.tolist() for v in self.values],
+            "mean": self.mean.tolist(), "low": self.low.tolist(), "high": self.high.tolist(),
+            "returns": self.returns.tolist(),
+        }  # fmt: skip
 
 
 def grid(
@@ -234,6 +297,8 @@ def grid(
 
     Args:
         gap: what reality does differently besides; the grid overrides its ξ.
+        points: values of each parameter, evenly spaced over its range.
+        episodes: of each cell.
 
     Raises:
         InputError: a parameter that the robot does not have, or more than two.
@@ -251,8 +316,8 @@ def grid(
         policy, robot, gap=gap, xi=np.repeat(xi, episodes, axis=0), episodes=len(xi) * episodes,
         seed=seed, context=context,
     )  # fmt: skip
-    mean = result.returns.reshape(len(mesh), episodes).mean(axis=1)
-    return RobustnessMap(tuple(axes), tuple(values), mean.reshape([points] * len(ids)))
+    returns = result.returns.reshape([points] * len(ids) + [episodes])
+    return RobustnessMap(tuple(axes), tuple(values), returns)
 
 
 def gap_closed(
@@ -272,3 +337,61 @@ def gap_closed(
     ratio = (a - z) / (o - z)
     point = (np.mean(adapted) - np.mean(zero_shot)) / (np.mean(oracle) - np.mean(zero_shot))
     return Interval(float(point), *(float(v) for v in np.percentile(ratio, [2.5, 97.5])))
+
+
+@dataclass(frozen=True)
+class Between:
+    """A policy and the two ends that its gap is measured by, on the same robots."""
+
+    policy: Evaluation
+    reference: Evaluation
+    """Never heard of the target: J_0."""
+    oracle: Evaluation
+    """Learned in the target: J_oracle."""
+
+    @cached_property
+    def closed(self) -> Interval | None:
+        """Gap closed; None where there is no gap."""
+        return gap_closed(self.policy.returns, self.reference.returns, self.oracle.returns)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Of the policy as `Evaluation.to_dict`, beside it the ends and what is closed."""
+        return {
+            **self.policy.to_dict(),
+            "reference": self.reference.to_dict(), "oracle": self.oracle.to_dict(),
+            "closed": self.closed and self.closed._asdict(),
+        }  # fmt: skip
+
+
+def between(
+    policy: Policy | str | Path,
+    reference: Policy | str | Path,
+    oracle: Policy | str | Path,
+    env: str | Path | Robot | None = None,
+    *,
+    gap: str | Path | Gap | None = None,
+    xi: Mapping[str, float] | Array | None = None,
+    episodes: int = 20,
+    seed: int = 0,
+    context: Told = "nominal",
+) -> Between:
+    """Evaluates three policies in the same episodes on the same robots. See `evaluate` for the
+    arguments.
+
+    Args:
+        env: the robot of all three; None is the one that `policy` was trained for.
+        context: what `policy` is told. The reference and the oracle, where they ask, are told the
+            nominal ξ: J_0 is what is had without knowing the target.
+
+    Raises:
+        InputError: as `evaluate`, for any of the three; no episode has been run then.
+    """
+    ours, *ends = (policy_of(p) for p in (policy, reference, oracle))
+    robot = _robot_of(ours, env)
+    for other in ends:
+        observation_names(other, robot)
+
+    def played(who: Policy, told: Told) -> Evaluation:
+        return evaluate(who, robot, gap=gap, xi=xi, episodes=episodes, seed=seed, context=told)
+
+    return Between(played(ours, context), *(played(end, "nominal") for end in ends))

@@ -29,6 +29,7 @@ from sim2real.deploy import contract as c
 from sim2real.deploy.artifact import Artifact, Runner, open_session, write_artifact
 from sim2real.deploy.golden import Golden
 from sim2real.deploy.verify import verify
+from sim2real.evaluate import policy_of
 from sim2real.policy.policy import Policy, State
 from sim2real.policy.spec import PolicySpec
 from sim2real.record import Recording, record
@@ -36,39 +37,46 @@ from sim2real.simulation.robot import Robot
 from sim2real.types import Array, InputError
 
 TOLERANCE = 1e-5
-"""Of |torch - onnxruntime| / (1 + |torch|)."""
+"""Of |torch - onnxruntime| / (1 + |torch|), for commands and raw actions at every recorded tick:
+absolute to a factor of two up to 1, relative beyond. A plain difference would refuse what is right:
+commands may be any number of N m and raw actions are not limited, and float32 has seven digits."""
 OPSET, IR_VERSION = (
     18,
     10,
 )  # what onnxruntime 1.20, the oldest that the robot's side allows, can read
-MIN_TICKS = 64
+MIN_TICKS = 200
+"""Over fewer ticks than these, agreement of the graph and torch proves little."""
 OLDEST_ONNXSCRIPT = "0.7.1"
 STALE_PERIODS = 5
 """An observation may be this many control periods older than the latency known from training."""
 FILES = {"policy.onnx", *c.FILES}
 
 
-def export(policy: Policy, out: str | Path, recorded: Recording | None = None) -> Artifact:
+def export(
+    policy: Policy | str | Path, out: str | Path, recorded: Recording | None = None
+) -> Artifact:
     """Write the policy as an artifact into the folder `out`, whole or not at all.
 
     An artifact that is there already is replaced; a folder that holds anything else is left alone.
 
     Args:
-        policy: see `Policy`; none of its observation terms may be privileged.
+        policy: a policy, or the folder of one; none of its observation terms may be privileged.
         out: a new or empty folder, or one with an older artifact.
-        recorded: at least 64 ticks of real episodes, the first of which begins one, and another
+        recorded: at least 200 ticks of real episodes, the first of which begins one, and another
             reset inside; None: recorded now, in the simulated robot that the policy is for. Terms
             whose training range the spec does not know get their range from it.
 
     Raises:
         InputError: any of that does not hold, the versions installed cannot export correctly, or
-            the exported graph does not give the policy's commands to 1e-5.
+            over the recording the exported graph does not give torch's commands and raw actions x
+            to 1e-5 (1 + |x|): see TOLERANCE.
     """
     out = Path(out)
     if out.exists() and not (out.is_dir() and {file.name for file in out.iterdir()} <= FILES):
         raise InputError(
             f"{out} holds something other than an artifact; export into a new or empty folder"
         )
+    policy = policy_of(policy)
     spec = policy.spec
     check_terms(spec)
     if recorded is None:

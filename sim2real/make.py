@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -46,14 +47,16 @@ def make_vec(
     """
     from sim2real.learning.vec_env import Parts, WorldsVecEnv
 
-    _whole("num_envs", num_envs, 1)
-    _whole("seed", seed, 0)
+    check_whole("num_envs", num_envs, 1)
+    check_whole("seed", seed, 0)
+    check_gap(gap)
+    _check_observe(observe)
     if randomize not in ("uniform", "none"):
         raise InputError(
             f"randomize is '{randomize}'; it must be uniform or none"
             + nearest(str(randomize), ["uniform", "none"])
         )
-    robot = Robot.load(env)
+    robot = load_robot(env)
     draw = robot.space.prior() if randomize == "uniform" else None
     worlds = make_worlds(robot, num_envs, gap=gap, observe=observe, draw=draw, seed=seed)
     venv = WorldsVecEnv(worlds)
@@ -80,27 +83,76 @@ def make_env(
     """
     from sim2real.learning.gym import WorldEnv
 
-    _whole("seed", seed, 0)
-    robot = Robot.load(env)
+    check_whole("seed", seed, 0)
+    check_gap(gap)
+    _check_observe(observe)
+    robot = load_robot(env)
+    given = None if xi is None else physics(robot, xi)
     worlds = make_worlds(robot, 1, gap=gap, observe=observe, seed=seed, threads=1)
-    return WorldEnv(worlds, None if xi is None else physics(robot, xi), render_mode)
+    return WorldEnv(worlds, given, render_mode)
 
 
-def physics(robot: Robot, xi: Mapping[str, float] | Array) -> Array:
-    """(K,) from values by parameter name, the rest nominal."""
-    if not isinstance(xi, Mapping):
-        return robot.space.check(xi)
-    full = np.array(robot.space.nominal, float)
-    for name, value in xi.items():
-        if name not in robot.space.names:
-            raise InputError(
-                f"xi: {robot.name} has no parameter '{name}'{nearest(name, robot.space.names)}; "
-                f"the parameters are {', '.join(robot.space.names)}"
-            )
-        full[robot.space.names.index(name)] = value
-    return robot.space.check(full)
+def load_robot(env: str | Path) -> Robot:
+    """The robot of a name from envs/ or of a folder. Raises InputError where it is neither."""
+    if not isinstance(env, str | os.PathLike):
+        raise InputError(f"env is {env!r}; it must be the name of a robot or its folder")
+    return Robot.load(env)
 
 
-def _whole(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise InputError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+def physics(robot: Robot, xi: Mapping[str, float] | Array, worlds: int = 1) -> Array:
+    """ξ (K,) from values by parameter name, the rest nominal; or as it is, (K,) or (worlds, K).
+
+    Raises:
+        InputError: a name that the robot does not have, a value that is no finite number, or
+            another shape.
+    """
+    if isinstance(xi, Mapping):
+        full = np.array(robot.space.nominal, float)
+        for name, value in xi.items():
+            if name not in robot.space.names:
+                raise InputError(
+                    f"xi: {robot.name} has no parameter '{name}'"
+                    f"{nearest(str(name), robot.space.names)}; "
+                    f"the parameters are {', '.join(robot.space.names)}"
+                )
+            try:
+                full[robot.space.names.index(name)] = value
+            except (TypeError, ValueError):
+                raise InputError(f"xi: {name} is {value!r}; it must be a number") from None
+        return robot.space.check(full)
+    given = robot.space.check(xi)
+    if given.ndim == 2 and len(given) != worlds:
+        K = robot.space.K
+        raise InputError(
+            f"xi has shape {given.shape}; it must be ({K},), or ({worlds}, {K}), a row a world"
+        )
+    return given
+
+
+def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
+    """Raises InputError unless the argument `name` is a whole number from `least` to `most`."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | np.integer)
+        or value < least
+        or (most is not None and value > most)
+    ):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise InputError(f"{name} is {value!r}; it must be a whole number {bounds}")
+
+
+def check_gap(gap: object) -> None:
+    """Raises InputError for what can be no gap, of whatever robot."""
+    if not (gap is None or isinstance(gap, str | os.PathLike | Gap)):
+        raise InputError(
+            f"gap is {gap!r}; it must be the name of a gap, the path of a gap file, or a Gap"
+        )
+
+
+def _check_observe(observe: object) -> None:
+    if observe is None or isinstance(observe, str):
+        return
+    if not isinstance(observe, Sequence) or not all(isinstance(name, str) for name in observe):
+        raise InputError(
+            f"observe is {observe!r}; it must be the name of an observation set, or a list of terms"
+        )

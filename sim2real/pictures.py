@@ -27,7 +27,7 @@ from sim2real.compare import Table
 from sim2real.dynamics.parameter import Parameter
 from sim2real.evaluate import Interval, RobustnessMap, bootstrap
 from sim2real.identification.posterior import Posterior
-from sim2real.localize import Localization, Map
+from sim2real.localization.findings import Localization, Map
 from sim2real.policy.spec import ParameterInfo
 from sim2real.simulation.robot import Robot
 from sim2real.types import Array, InputError, nearest
@@ -327,7 +327,7 @@ def draw_ladder(table: Table, theme: Theme) -> Figure:
             ends[row.kind] = max(mean, ends.get(row.kind, -math.inf))
     for kind, value in ends.items():
         axes.axvline(value, color=colours[kind], linewidth=1, linestyle=(0, (4, 3)))
-    names = [f"{r.arm} ({r.seeds})" if r.seeds < table.asked else r.arm for r in table.rows]
+    names = [f"{r.arm} ({r.seeds})" if r.seeds < r.asked else r.arm for r in table.rows]
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel(

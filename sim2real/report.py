@@ -18,7 +18,7 @@ from sim2real.compare import Table
 from sim2real.deploy.files import write_atomically
 from sim2real.evaluate import RobustnessMap
 from sim2real.film import film, gif, side_by_side, still
-from sim2real.localize import Localization
+from sim2real.localization.findings import Localization
 from sim2real.pictures import DARK, LIGHT, Theme
 from sim2real.policy.policy import Policy
 from sim2real.policy.spec import ParameterInfo
@@ -171,8 +171,9 @@ def _stages(report: Report) -> str:
     rehearsal = report.adaptation.rehearsal
     caption = "Every episode that the adaptation used; lines are means, bands 95 % intervals."
     if rehearsal is not None:
+        where = "drawn from the posterior" if report.adaptation.posterior else "around its context"
         caption += (
-            f" Rehearsed in worlds drawn from the posterior, the policy fell "
+            f" Rehearsed in worlds {where}, the policy fell "
             f"{rehearsal.unadapted:.2f} times a second before and {rehearsal.adapted:.2f} after."
         )
     return _figure("Adaptation, episode by episode",
@@ -269,7 +270,9 @@ def _trained(policy: Policy, robot: Robot) -> Sequence[ParameterInfo]:
 def _truth(report: Report) -> dict[str, float]:
     """ξ of the robot, as far as its gap says it."""
     robot, gap = report.robot, report.robot.gap(report.gap)
-    worlds = make_worlds(robot, 1, gap=gap, seed=report.seed)
+    worlds = make_worlds(
+        robot, 1, gap=gap, observe=[t.name for t in report.policy.spec.terms], seed=report.seed
+    )
     worlds.reset()
     late = gap.latency.action_ms != 0.0
     return {

@@ -6,13 +6,15 @@ nothing else. See `deploy/robots/protocol.py` for what is said on the wire.
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +27,8 @@ from sim2real.simulation.gap import Gap
 from sim2real.simulation.make import make_worlds
 from sim2real.simulation.robot import Robot
 from sim2real.types import Array, InputError
+
+log = logging.getLogger(__name__)
 
 QUIET = 1.0
 """[s] after which a peer that says nothing may be replaced."""
@@ -232,8 +236,11 @@ def served(
 ) -> Iterator[str]:
     """A simulated robot in a process of its own; gives its address, `127.0.0.1:PORT`.
 
+    What the process writes to its standard error (that a latency was rounded, say) is logged here
+    as warnings, a line each.
+
     Raises:
-        InputError: the process did not start, with what it said.
+        InputError: the process did not start; the sentence is its own.
     """
     command = [
         sys.executable,
@@ -254,6 +261,7 @@ def served(
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
+    notes: threading.Thread | None = None
     try:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -261,7 +269,10 @@ def served(
         if "listening on " not in line:
             process.kill()
             said = (process.stderr.read() or line).strip().splitlines()
-            raise InputError(said[-1] if said else "the simulated robot did not start")
+            _pass_on(said[:-1])
+            raise InputError(_bare(said[-1]) if said else "the simulated robot did not start")
+        notes = threading.Thread(target=_pass_on, args=(process.stderr,), daemon=True)
+        notes.start()
         yield line.split("listening on ")[1].split()[0]
     finally:
         process.terminate()
@@ -270,6 +281,18 @@ def served(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if notes is not None:
+            notes.join()
         for stream in (process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
+
+
+def _pass_on(lines: Iterable[str]) -> None:
+    for line in lines:
+        log.warning("%s", _bare(line))
+
+
+def _bare(line: str) -> str:
+    """A line of the other process without the name that this one's own lines will bear."""
+    return line.strip().removeprefix("sim2real: ")

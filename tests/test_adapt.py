@@ -17,15 +17,28 @@ import torch
 from torch import nn
 
 import sim2real
-from sim2real.adapt import adapt, by_likelihood, by_return, rehearse
-from sim2real.bridges.adapt.context import ContextAdapter, ContextState, from_posterior
-from sim2real.bridges.adapt.search import search
+from sim2real.adapt import (
+    MARGIN,
+    Rehearsal,
+    adapt,
+    around,
+    by_likelihood,
+    by_return,
+    rehearsal_worlds,
+    rehearse,
+)
+from sim2real.bridges.adapt.context import ContextAdapter, from_posterior
+from sim2real.bridges.adapt.search import PATIENCE, search
 from sim2real.cli import main
 from sim2real.deploy.contract import AdaptedState
 from sim2real.deploy.logs.npz import EpisodeLog, read_logs
+from sim2real.deploy.robots.protocol import Kind
+from sim2real.evaluate import play
 from sim2real.identification.posterior import Posterior
 from sim2real.policy.policy import Policy
+from sim2real.serve import SimulatedRobot
 from sim2real.simulation.robot import Robot
+from sim2real.simulation.worlds import Worlds
 from sim2real.types import InputError
 
 STRENGTH = 3  # motor_strength, 0.75 on a `worn` hopper
@@ -128,14 +141,49 @@ def test_the_gate_on_held_out_windows(hopper):
 def test_a_context_with_which_it_falls_more_is_refused_in_rehearsal(policy, hopper):
     told = np.array(hopper.space.nominal)
     told[STRENGTH] = 0.7
-    z = ContextState(told, posterior_at(hopper, 0.7))
     nominal = np.array(hopper.space.nominal, float)
-    worse = rehearse(gullible(policy, 0.85, -1), hopper, z, nominal)
+    worlds, draw = rehearsal_worlds(policy, hopper), posterior_at(hopper, 0.7).distribution()
+    worse = rehearse(gullible(policy, 0.85, -1), worlds, draw, told, nominal)
     assert not worse.passed
     assert worse.adapted > 2 * worse.unadapted
-    better = rehearse(gullible(policy, 0.85, 1), hopper, z, nominal)
+    better = rehearse(gullible(policy, 0.85, 1), worlds, draw, told, nominal)
     assert better.passed
     assert (better.adapted, better.unadapted) != (worse.adapted, worse.unadapted)
+
+
+def test_a_rehearsal_is_an_episode_in_each_of_the_worlds_that_are_drawn(policy, hopper):
+    """The same worlds serve any number of rehearsals, as if they were new."""
+    names, nominal = [t.name for t in policy.spec.terms], np.array(hopper.space.nominal, float)
+    told, draw = np.array(hopper.space.low, float), hopper.space.prior()
+    worlds = rehearsal_worlds(policy, hopper)
+    rehearse(policy, worlds, posterior_at(hopper, 0.7).distribution(), told, nominal, seed=1)
+    found = rehearse(policy, worlds, draw, told, nominal, seed=5)
+    for context, rate in zip((told, nominal), found, strict=True):
+        fresh = Worlds(hopper, 32, observe=names, draw=draw, seed=5)
+        played = play(policy, fresh, fresh.reset(), np.tile(context, (32, 1)))
+        assert rate == played.falls.sum() / played.seconds.sum()
+        assert len(np.unique(played.xi, axis=0)) == 32
+
+
+@pytest.mark.parametrize(
+    ("adapted", "unadapted", "passed"),
+    [(0.0, 0.0, True), (0.01, 0.0, False), (1.09, 1.0, True), (1.11, 1.0, False)],
+)
+def test_where_nothing_fell_nothing_may(adapted, unadapted, passed):
+    assert MARGIN == 0.1
+    assert Rehearsal(adapted, unadapted).passed == passed
+
+
+def test_what_a_context_claims_is_drawn_around_it(policy, hopper):
+    low, high = np.array(hopper.space.low, float), np.array(hopper.space.high, float)
+    middle = (low + high) / 2
+    x = around(policy, middle, samples=20_000).sample(np.random.default_rng(0), 20_000)
+    np.testing.assert_allclose(x.mean(0), middle, atol=0.002 * (high - low).max())
+    np.testing.assert_allclose(x.std(0), 0.05 * (high - low), rtol=0.03)
+    at_the_end = around(policy, low).sample(np.random.default_rng(0), 256)
+    assert (at_the_end >= low).all()
+    assert (at_the_end <= high).all()
+    assert (at_the_end == low).any()
 
 
 # On a target: each verdict for real
@@ -282,6 +330,48 @@ def test_the_adapting_process_never_opens_the_gap(refused):
     assert not [name for name in opened if "worn" in name]
 
 
+# A robot without a reward
+
+
+@pytest.fixture
+def unrewarded(monkeypatch):
+    """Every simulated robot that is served from now on declares no reward."""
+    home = sys.modules["sim2real.serve"]
+    usual = home._describe
+    monkeypatch.setattr(home, "_describe", lambda *of: replace(usual(*of), reward=False))
+
+
+def test_without_a_reward_held_out_windows_decide(trained, serving, tmp_path, unrewarded):
+    with serving(gap="worn", seed=5) as address:
+        result = adapt(trained / "policy", address, episodes=4, out=tmp_path)
+    assert result.stages == {}
+    done = episodes_in(tmp_path)
+    assert result.spent.episodes == len(done) == 1  # that gathered: there is no comparison
+    assert all(log.reward is None for log in done)
+    assert result.rehearsal is not None
+    assert result.rehearsal.passed
+    assert result.posterior is not None
+    assert (result.accepted, result.reason) == by_likelihood(result.posterior)
+    assert "held-out log-likelihood per window" in result.reason
+    assert AdaptedState.read(tmp_path / "z.json") == result.z
+
+
+def test_search_without_a_reward_is_refused_before_anything_moves(
+    trained, serving, tmp_path, unrewarded, monkeypatch
+):
+    asked: list[Kind] = []
+    usual = SimulatedRobot.answer
+    monkeypatch.setattr(SimulatedRobot, "answer", lambda robot, message: (
+        asked.append(message.kind), usual(robot, message))[1])  # fmt: skip
+    with serving(gap="worn") as address, pytest.raises(InputError) as refused:
+        adapt(trained / "policy", address, engine="search", out=tmp_path / "out")
+    assert str(refused.value) == (
+        f"search needs a reward, and hopper at {address} declares none; use identify"
+    )
+    assert asked == []
+    assert not (tmp_path / "out").exists()
+
+
 # Search
 
 
@@ -321,6 +411,65 @@ def test_search_ends_where_the_budget_does(hopper):
     found, returns = search(lambda x: float("nan"), hopper.space, episodes=10)
     np.testing.assert_array_equal(found, hopper.space.nominal)
     assert returns == []
+
+
+def test_what_may_not_be_tried_is_drawn_anew(hopper):
+    best = np.array([1.6, 1.7, 0.8, 0.75, 6.0])
+    asked = []
+
+    def ask(x):
+        asked.append(x)
+        return bowl(hopper, best)(x)
+
+    found, returns = search(ask, hopper.space, episodes=30, allowed=lambda x: x[STRENGTH] > 0.9)
+    assert len(returns) == len(asked) == 30
+    assert all(x[STRENGTH] > 0.9 for x in asked)
+    assert found[STRENGTH] > 0.9
+
+
+def test_a_search_that_may_try_nothing_ends(hopper):
+    proposed = []
+    found, returns = search(
+        lambda x: pytest.fail("it was tried"), hopper.space, episodes=50,
+        allowed=lambda x: bool(proposed.append(x)),
+    )  # fmt: skip
+    np.testing.assert_array_equal(found, hopper.space.nominal)
+    assert returns == []
+    assert len(proposed) == PATIENCE
+    assert len(np.unique(proposed, axis=0)) == PATIENCE
+
+
+def test_a_search_drives_the_robot_only_with_what_was_rehearsed(policy, serving, tmp_path):
+    with serving(gap="mild", seed=1) as address:
+        result = adapt(
+            gullible(policy, 0.95, -1), address, episodes=6, engine="search", seed=4, out=tmp_path
+        )
+    driven = [log.info.z.value for log in episodes_in(tmp_path) if log.info.z is not None]
+    assert result.spent.episodes == len(driven) == 6
+    assert result.refused > 0
+    # tanh(100 (0.95 - told)): told above 0.98 it does not throw itself down, below 0.93 it does
+    assert min(value[STRENGTH] for value in driven) > 0.93
+    assert result.rehearsal is not None
+    assert result.rehearsal.passed
+    said = json.loads((tmp_path / "adaptation.json").read_text())
+    assert said["refused"] == result.refused
+    assert said["rehearsal"] == result.rehearsal._asdict()
+
+
+def test_a_search_whose_every_context_is_refused_leaves_the_robot_alone(
+    trained, serving, tmp_path, monkeypatch, hopper
+):
+    monkeypatch.setattr(
+        sys.modules["sim2real.adapt"], "rehearse", lambda *_, **how: Rehearsal(2.0, 1.0)
+    )
+    with serving(gap="mild", seed=1) as address:
+        result = adapt(trained / "policy", address, engine="search", out=tmp_path)
+    assert not result.accepted
+    assert result.reason == f"rehearsal refused all {PATIENCE} contexts that the search proposed"
+    assert (result.refused, result.rehearsal) == (PATIENCE, Rehearsal(2.0, 1.0))
+    assert (result.spent.episodes, result.stages) == (0, {})
+    assert episodes_in(tmp_path) == []
+    np.testing.assert_array_equal(result.z.value, hopper.space.nominal)
 
 
 def test_search_over_the_wire(trained, serving, tmp_path):
@@ -370,12 +519,25 @@ def test_what_the_logs_do_not_tell_stays_near_nominal(hopper):
         ({"episodes": 2}, "adaptation needs at least 3"),
         ({"seconds": 0.001}, "at least one control period"),
         ({"excitation": 3.0}, "a share of half the command range"),
+        ({"excitation": "much"}, "a share of half the command range"),
+        ({"seconds": "soon"}, "at least one control period"),
+        ({"episodes": 4.5}, "episodes is 4.5; it must be a whole number"),
+        ({"episodes": "ten"}, "episodes is 'ten'; it must be a whole number"),
+        ({"seed": -1}, "seed is -1; it must be a whole number from 0"),
+        ({"engine": "serch"}, r"engine is 'serch'; .* identify or search .*did you mean 'search'"),
+        ({"target": 47800}, "target is 47800; it must be HOST:PORT"),
     ],
 )
 def test_wrong_arguments_leave_nothing_behind(trained, tmp_path, how, sentence):
     arguments: dict[str, Any] = {"target": "hopper/worn", **how}
     with pytest.raises(InputError, match=sentence):
         adapt(trained / "policy", out=tmp_path / "out", **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_search_in_logs_is_refused(trained, logs, tmp_path):
+    with pytest.raises(InputError, match=r"search drives the robot, and '.*' is a log of it"):
+        adapt(trained / "policy", logs, engine="search", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

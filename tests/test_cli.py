@@ -11,11 +11,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import sim2real
 from sim2real import cli
+from sim2real.adapt import Adaptation, Spent
 from sim2real.cli import main
+from sim2real.deploy.contract import AdaptedState
+from sim2real.identification.posterior import Posterior
 
 
 def refuse(constant: str) -> Any:
@@ -66,8 +71,40 @@ def test_evaluate_on_a_grid_with_its_picture(answer, trained, tmp_path):
     figures = answer("evaluate", trained / "policy", "--grid", "torso_mass",
                      "--picture", tmp_path / "map.png")  # fmt: skip
     assert figures["parameters"] == ["torso_mass"]
-    assert len(figures["values"][0]) == len(figures["mean"])
+    assert len(figures["values"][0]) == len(figures["mean"]) == len(figures["returns"]) == 9
+    cells = zip(figures["low"], figures["mean"], figures["high"], strict=True)
+    assert all(low <= mean <= high for low, mean, high in cells)
+    assert [len(cell) for cell in figures["returns"]] == [4] * 9
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_between_a_reference_and_an_oracle(answer, trained, tmp_path, capfd):
+    run = str(trained / "policy")
+    words = ["evaluate", run, "--gap", "worn", "--episodes", "2"]
+    ends = ["--reference", run, "--oracle", run]
+    figures = answer(*words, *ends, "--context", "true")
+    assert figures["context"] == "true"
+    for end in ("reference", "oracle"):
+        assert figures[end]["context"] == "nominal"
+        assert {"return", "low", "high", "falls", "returns"} <= set(figures[end])
+        assert figures[end]["xi"] == figures["xi"]
+    assert figures["closed"] is None  # both ends are one policy
+    assert main([*words, *ends]) == 0
+    out = capfd.readouterr().out
+    assert out.endswith("no gap\n")
+    for name in ("policy", "reference", "oracle"):
+        assert name in out
+    reckless = sim2real.load(run)
+    with torch.no_grad():
+        reckless.network[-1].get_parameter("bias").fill_(50.0)
+    reckless.save(tmp_path / "reckless")
+    assert main([*words, "--reference", str(tmp_path / "reckless"), "--oracle", run]) == 0
+    assert capfd.readouterr().out.splitlines()[-1].startswith("gap closed: 1.00 [")
+    for alone in (ends[:2], ends[2:]):
+        assert main([*words, *alone]) == 2
+        assert "--reference and --oracle are the two ends of a gap" in capfd.readouterr().err
+    assert main([*words, *ends, "--grid", "torso_mass"]) == 2
+    assert "leave out --reference and --oracle" in capfd.readouterr().err
 
 
 def test_identify(answer, logs, tmp_path):
@@ -134,6 +171,28 @@ def test_tables_for_people(trained, serving, tmp_path, capsys):
         assert word in out
     assert main(["verify", str(trained / "artifact")]) == 0
     assert "ok  replay" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("engine", ["identify", "search"])
+def test_the_table_of_an_adaptation_has_the_spread(engine, trained, hopper, capsys, monkeypatch):
+    space = hopper.space
+    K = space.K
+    samples = np.array(space.nominal) + np.array([[-0.125], [0.125]]) * np.ones(K)
+    posterior = Posterior(
+        "hopper", tuple(space.names), tuple(space.units), samples, np.full(2, 0.5),
+        np.array(space.low), np.array(space.high), np.ones(K), -1.0, -2.0, 0.1, 10, {},
+    )  # fmt: skip
+    z = AdaptedState(1, "0" * 64, "context", tuple(space.names), (1.0,) * K, (0.5,) * K, True,
+                     10, 12.5, 1)  # fmt: skip
+    known = posterior if engine == "identify" else None
+    result = Adaptation(True, "it won", z, Path("artifact"), known, None, Spent(10, 12.5, 1))
+    monkeypatch.setattr(sys.modules["sim2real.adapt"], "adapt", lambda *_, **how: result)
+    assert main(["adapt", str(trained / "policy"), "hopper/worn", "--engine", engine]) == 0
+    out = capsys.readouterr().out
+    assert "std" in out
+    (row,) = (line for line in out.splitlines() if "motor_strength" in line)
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert cells == ["motor_strength", "1", "0.12" if known else "-"]
 
 
 def test_train_says_what_comes_next(tmp_path, capsys, monkeypatch):

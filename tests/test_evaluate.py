@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 
 import sim2real
-from sim2real.evaluate import bootstrap, evaluate, gap_closed, grid, tell
+from sim2real.evaluate import between, bootstrap, evaluate, gap_closed, grid, tell
 from sim2real.simulation.gap import Draw, Gap
 from sim2real.simulation.robot import Robot
 from sim2real.types import InputError
@@ -181,6 +181,81 @@ def test_a_context_that_is_none_is_refused(policy):
         evaluate(policy, "hopper", context="treu")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ({"episodes": "ten"}, "episodes is 'ten'; it must be a whole number of at least 1"),
+        ({"episodes": 0}, "episodes is 0; it must be a whole number of at least 1"),
+        ({"episodes": 2.0}, "episodes is 2.0; it must be a whole number"),
+        ({"seed": -1}, "seed is -1; it must be a whole number of at least 0"),
+        ({"xi": np.ones((3, 5))}, r"xi has shape \(3, 5\); it must be \(5,\), or \(2, 5\)"),
+        ({"xi": np.ones((2, 4))}, r"has shape \(2, 4\).*the 5 parameters torso_mass"),
+        ({"xi": np.full(5, np.nan)}, "must be a finite number"),
+        ({"xi": {"torso_mass": "heavy"}}, "xi: torso_mass is 'heavy'; it must be a number"),
+        ({"context": np.ones(4)}, r"has shape \(4,\).*the 5 parameters"),
+        (
+            {"context": np.ones((3, 5))},
+            r"context has shape \(3, 5\); it must be \(5,\) or \(2, 5\)",
+        ),
+        ({"gap": 5}, "gap is 5; it must be the name of a gap"),
+        ({"env": 5}, "env is 5; it must be the name of a robot or its folder"),
+    ],
+)
+def test_wrong_arguments_are_refused(policy, how, sentence):
+    arguments: Any = {"episodes": 2, **how}
+    with pytest.raises(InputError, match=sentence):
+        evaluate(policy, **arguments)
+
+
+def test_what_is_no_policy_is_refused():
+    nothing: Any = None
+    with pytest.raises(InputError, match="policy is a NoneType; it must be a policy or the folder"):
+        evaluate(nothing)
+
+
+def test_physics_may_be_given_for_each_episode(policy, hopper):
+    xi = np.tile(hopper.space.nominal, (2, 1))
+    xi[1, 0] = 1.5
+    np.testing.assert_array_equal(evaluate(policy, xi=xi, episodes=2).xi, xi)
+
+
+# Between a reference and an oracle
+
+
+def test_between_is_three_evaluations_on_the_same_robots(trained, policy):
+    """The policy, told the truth, between one that throws itself down and itself untold."""
+    reckless = sim2real.load(trained / "policy")
+    with torch.no_grad():
+        reckless.network[-1].get_parameter("bias").fill_(50.0)
+    how: Any = {"gap": "worn", "episodes": 4, "seed": 2}
+    three = between(trained / "policy", reckless, policy, context="true", **how)
+    for ours, alone in (
+        (three.policy, evaluate(policy, context="true", **how)),
+        (three.reference, evaluate(reckless, **how)),
+        (three.oracle, evaluate(policy, **how)),
+    ):
+        np.testing.assert_array_equal(ours.returns, alone.returns)
+        np.testing.assert_array_equal(ours.xi, three.policy.xi)
+        assert ours.told == alone.told
+    ends = three.policy.returns, three.reference.returns, three.oracle.returns
+    assert three.closed is not None
+    assert three.closed == gap_closed(*ends)
+    said = three.to_dict()
+    assert said["closed"] == three.closed._asdict()
+    assert said["return"] == three.policy.returns.mean()
+    assert said["oracle"] == three.oracle.to_dict()
+    same = between(policy, policy, policy, **how)
+    assert same.closed is None
+    assert same.to_dict()["closed"] is None
+
+
+def test_an_oracle_for_another_robot_is_refused(policy, monkeypatch):
+    monkeypatch.setattr(torch, "no_grad", lambda: pytest.fail("an episode was run"))
+    other = Robot.load("walker2d")
+    with pytest.raises(InputError, match="the policy was trained for 'hopper'"):
+        between(policy, policy, policy, other, episodes=1)
+
+
 # Grids
 
 
@@ -189,12 +264,23 @@ def test_a_grid_over_one_parameter(policy, hopper):
     assert map_.names == ("torso_mass",)
     np.testing.assert_allclose(map_.values[0], [0.7, 1.25, 1.8])
     assert map_.mean.shape == (3,)
+    assert map_.returns.shape == (3, 2)
+    for i in range(3):
+        interval = bootstrap(map_.returns[i])
+        assert (map_.mean[i], map_.low[i], map_.high[i]) == pytest.approx(interval, rel=1e-12)
+    assert (map_.low < map_.mean).all()
+    assert (map_.mean < map_.high).all()
+    figures = map_.to_dict()
+    assert figures["parameters"] == ["torso_mass"]
+    for name in ("mean", "low", "high", "returns"):
+        np.testing.assert_array_equal(figures[name], getattr(map_, name))
 
 
 def test_every_cell_of_a_grid_is_an_evaluation_at_its_place(policy, hopper):
     axes = ["motor_strength", "torso_mass"]
     map_ = grid(policy, hopper, axes, points=2, episodes=1, seed=9)
-    assert map_.mean.shape == (2, 2)
+    assert map_.mean.shape == map_.low.shape == map_.high.shape == (2, 2)
+    assert map_.returns.shape == (2, 2, 1)
     for i, strength in enumerate((0.6, 1.2)):
         for j, mass in enumerate((0.6, 2.0)):
             xi = {"motor_strength": strength, "torso_mass": mass}

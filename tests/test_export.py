@@ -222,17 +222,34 @@ def test_privileged_terms_are_refused(tmp_path, spec):
 @pytest.mark.parametrize(
     ("recorded", "sentence"),
     [
-        (Recording(np.zeros((100, 4)), np.arange(100) % 50 == 0), r"must be \(T, 5\)"),
-        (Recording(np.zeros((100, 5)), np.arange(99) % 50 == 0), r"must be \(T, 5\)"),
-        (record(63), "at least 64"),
-        (Recording(np.zeros((100, 5)), np.arange(100) == 0), "a later one another"),
-        (Recording(np.zeros((100, 5)), np.arange(100) == 50), "first tick must begin"),
-        (Recording(np.full((100, 5), np.nan), np.arange(100) % 50 == 0), "not finite"),
+        (Recording(np.zeros((200, 4)), np.arange(200) % 50 == 0), r"must be \(T, 5\)"),
+        (Recording(np.zeros((200, 5)), np.arange(199) % 50 == 0), r"must be \(T, 5\)"),
+        (record(199), "199 ticks; at least 200 are needed"),
+        (Recording(np.zeros((200, 5)), np.arange(200) == 0), "a later one another"),
+        (Recording(np.zeros((200, 5)), np.arange(200) == 50), "first tick must begin"),
+        (Recording(np.full((200, 5), np.nan), np.arange(200) % 50 == 0), "not finite"),
     ],
 )
 def test_recordings_that_prove_nothing_are_refused(tmp_path, recorded, sentence):
     with pytest.raises(InputError, match=sentence):
         export(build(SPEC), tmp_path / "a", recorded)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_policy_may_be_given_by_its_folder(tmp_path):
+    policy = build(PLAIN)
+    policy.save(tmp_path / "policy")
+    ours = export(tmp_path / "policy", tmp_path / "a", record())
+    assert ours.contract.graph == export(policy, tmp_path / "b", record()).contract.graph
+
+
+@pytest.mark.parametrize(
+    ("policy", "sentence"),
+    [("there/is/none", "no such file; a policy folder holds"), (5, "policy is a int; it must be")],
+)
+def test_what_is_no_policy_is_refused(tmp_path, policy, sentence):
+    with pytest.raises(InputError, match=sentence):
+        export(policy, tmp_path / "a", record())
     assert list(tmp_path.iterdir()) == []
 
 

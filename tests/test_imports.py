@@ -22,7 +22,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "sim2real"
 LEAVES = {"types", "content", "schema", "progress"}
 PHYSICS = {"dynamics", "simulation", "identification"}
 SHOWING = {"film", "pictures", "report"}
-OUTER = SHOWING | {"adapt", "compare", "demo", "evaluate", "export", "localize", "record", "serve"}
+OUTER = SHOWING | {
+    "adapt", "compare", "demo", "evaluate", "export", "localization", "record", "serve",
+}  # fmt: skip
 UP_TO_LEARNING = LEAVES | PHYSICS | {"policy", "deploy", "learning"}
 UP_TO_TRAIN = UP_TO_LEARNING | {"make", "bridges", "recipe", "train"}
 

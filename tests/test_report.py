@@ -85,7 +85,7 @@ def progress(tmp_path_factory):
 def report(robot, policy, adaptation, progress):
     map_ = RobustnessMap(
         ("torso_mass", "motor_strength"), (np.linspace(0.6, 2, 3), np.linspace(0.6, 1.2, 4)),
-        np.arange(12.0).reshape(3, 4),
+        np.arange(12.0).reshape(3, 4, 1),
     )  # fmt: skip
     rows = [["zero-shot", "100 [90, 110]"], ["adapted", NASTY]]
     curves = {"context": progress}
@@ -335,7 +335,7 @@ def test_the_map_has_its_first_parameter_along_x(robot, report):
 
 
 def test_save_robustness_writes_a_picture(report, robot, tmp_path):
-    line = RobustnessMap(("torso_mass",), (np.linspace(0.6, 2, 4),), np.arange(4.0))
+    line = RobustnessMap(("torso_mass",), (np.linspace(0.6, 2, 4),), np.arange(4.0)[:, None])
     for map_, name in ((report.robustness, "two.png"), (line, "one.png")):
         save_robustness(map_, tmp_path / name)
         with Image.open(tmp_path / name) as image:

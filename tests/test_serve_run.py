@@ -212,5 +212,16 @@ def test_a_damped_robot_moves_without_force_until_it_is_reset(serving, hopper):
     ],
 )
 def test_a_process_that_does_not_start_says_why(how, sentence):
-    with pytest.raises(InputError, match=sentence), served(**how):
+    with pytest.raises(InputError, match=sentence) as refused, served(**how):
         pass
+    assert not str(refused.value).startswith("sim2real")  # the command line says that, once
+
+
+def test_what_the_process_notes_is_passed_on(tmp_path, caplog):
+    gap = tmp_path / "late.yaml"
+    gap.write_text("latency: {action_ms: 25}\n")
+    with served("fetch_reach", gap=gap):
+        pass
+    notes = [record for record in caplog.records if record.name == "sim2real.serve"]
+    assert [note.levelname for note in notes] == ["WARNING"]
+    assert "an action latency of 25 ms acts as 40 ms" in notes[0].getMessage()

@@ -14,7 +14,9 @@ import pytest
 from scipy import stats
 
 from sim2real.identification.windows import Trajectory
-from sim2real.localize import LEVEL, Localization, examine
+from sim2real.localization.findings import Localization
+from sim2real.localization.localize import examine
+from sim2real.localization.significance import LEVEL
 from sim2real.simulation.edits import Edit
 from sim2real.simulation.gap import Gap, Latency, Sensor
 from sim2real.simulation.robot import Robot

@@ -15,9 +15,18 @@ import numpy as np
 from sim2real.dynamics.parameter import ParameterSpace
 from sim2real.types import Array
 
+PATIENCE = 10
+"""Candidates in a row that may be refused before the search ends: where most of what it proposes
+is refused, more proposals cost time and find little."""
+
 
 def search(
-    try_context: Callable[[Array], float], space: ParameterSpace, *, episodes: int, seed: int = 0
+    try_context: Callable[[Array], float],
+    space: ParameterSpace,
+    *,
+    episodes: int,
+    seed: int = 0,
+    allowed: Callable[[Array], bool] = lambda context: True,
 ) -> tuple[Array, list[float]]:
     """((K,) the best context that was tried, nominal where none was; the returns (n,)).
 
@@ -25,6 +34,8 @@ def search(
         try_context: runs one episode on the target with a context (K,) and gives its return, NaN
             where there is none, because the budget of the target is used up: the search ends.
         episodes: how many times it may be called, at least one.
+        allowed: whether a context (K,) may be tried. One that is refused costs no episode and is
+            drawn anew, as CMA-ES does with what leaves the ranges.
     """
     low, high = np.array(space.low, float), np.array(space.high, float)
     width = np.where(high > low, high - low, 1.0)
@@ -37,9 +48,14 @@ def search(
     )  # fmt: skip
     tried: list[tuple[Array, float]] = []
     generation: list[tuple[Array, float]] = []
-    while len(tried) < episodes:
+    refused = 0
+    while len(tried) < episodes and refused < PATIENCE:
         x = optimizer.ask()
         context = np.clip(low + x * width, low, high)
+        if not allowed(context):
+            refused += 1
+            continue
+        refused = 0
         value = try_context(context)
         if not np.isfinite(value):
             break
