@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -25,9 +24,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import sim2real.bridges.randomize.epopt as epopt_module
-from sim2real import progress
+from sim2real import progress, schema
 from sim2real.bridges.randomize.epopt import EPOpt, cvar
 from sim2real.bridges.randomize.uniform import Uniform
+from sim2real.deploy.files import write_atomically
 from sim2real.evaluate import bootstrap, evaluate
 from sim2real.learning.learners import Learner
 from sim2real.pictures import DPI, LIGHT, style
@@ -35,7 +35,7 @@ from sim2real.policy.policy import Policy
 from sim2real.recipe import Recipe
 from sim2real.simulation.robot import MjcfRobot, Robot
 from sim2real.train import run
-from sim2real.types import Array
+from sim2real.types import Array, InputError
 
 KILOGRAMS = (3.0, 9.0)
 GRID = np.linspace(*KILOGRAMS, 13)
@@ -55,12 +55,12 @@ def recipe(arm: str, steps: int, seed: int) -> Recipe:
     low, high = (torso, torso) if arm == ARMS[0] else KILOGRAMS
     ranges = {**fixed, "torso_mass": (low / torso, high / torso)}
     learner = Learner(
-        "ppo", (64, 64), learning_rate=1e-3, final_learning_rate=3e-4,
-        settings={"n_steps": 32, "batch_size": 512, "n_epochs": 6},
+        "ppo", (64, 64), learning_rate=7e-4, final_learning_rate=2e-4,
+        settings={"n_steps": 32, "batch_size": 128, "n_epochs": 4},
     )  # fmt: skip
     base = Recipe(
         description=arm, env="hopper", randomize=Uniform(ranges=ranges), correct="none",
-        align="none", adapt="none", steps=steps, learner=learner, worlds=128, threads=1, seed=seed,
+        align="none", adapt="none", steps=steps, learner=learner, worlds=64, threads=1, seed=seed,
     )  # fmt: skip
     if arm in ARMS[2:]:
         return replace(base, randomize=EPOpt(ranges=ranges, episodes=64), worlds=32)
@@ -71,8 +71,12 @@ def cell(arm: str, seed: int, steps: int, out: Path) -> Array:
     """(13, EPISODES) returns over the grid, trained first where that was not done yet."""
     name = f"{ARMS.index(arm)}-{seed}"
     file = out / f"{name}.json"
+    made_by = schema.to_dict(recipe(arm, steps, seed))
     if file.is_file():
-        return np.array(json.loads(file.read_text()))
+        kept = json.loads(file.read_text())
+        if kept["recipe"] != made_by:
+            raise InputError(f"{file}: a cell of another recipe; give another --out")
+        return np.array(kept["returns"])
     if arm == ARMS[3]:
         worst = epopt_module.worst
         epopt_module.worst = lambda returns, *a, **k: worst(-np.asarray(returns), *a, **k)
@@ -87,9 +91,8 @@ def cell(arm: str, seed: int, steps: int, out: Path) -> Array:
         evaluate(policy, "hopper", xi={"torso_mass": m / torso}, episodes=EPISODES, seed=99).returns
         for m in GRID
     ]
-    new = file.with_suffix(".new")
-    new.write_text(json.dumps(np.array(returns).tolist()))
-    os.replace(new, file)
+    kept = {"arm": arm, "seed": seed, "recipe": made_by, "returns": np.array(returns).tolist()}
+    write_atomically(file, (json.dumps(kept) + "\n").encode())
     return np.array(returns)
 
 
