@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from sim2real import schema
+from sim2real import content, schema
 from sim2real.bridges.adapt.context import Context
 from sim2real.bridges.align.adversarial import Dann
 from sim2real.bridges.correct.darc import Darc
@@ -226,3 +226,15 @@ def test_links_lead_somewhere():
     for text in PAGES.values():
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (DOCS / target).is_file(), target
+
+
+@pytest.mark.parametrize("name", content.env_names())
+def test_every_robot_has_a_picture(name):
+    """It is drawn by `tools/draw_robots.py`."""
+    folder = content.env_folder(name)
+    shown = re.search(r"^!\[(.+)\]\((.+)\)$", (folder / "README.md").read_text(), re.MULTILINE)
+    assert shown, f"envs/{name}/README.md shows no picture"
+    assert len(shown[1]) > 20, "say what is to be seen"
+    picture = folder / shown[2]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size <= 60_000

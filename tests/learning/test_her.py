@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sim2real.evaluate import evaluate
@@ -17,7 +18,7 @@ from sim2real.policy.policy import Policy
 from sim2real.recipe import Recipe
 from sim2real.schema import read
 from sim2real.simulation.robot import Robot
-from sim2real.train import describe, make_training_env, train
+from sim2real.train import checkpoints, describe, make_training_env, train
 
 SMALL: dict[str, Any] = {
     "description": "a small run",
@@ -40,6 +41,9 @@ SMALL: dict[str, Any] = {
         "settings": {"batch_size": 64, "buffer_size": 10_000, "train_freq": 4},
     },
 }
+
+SIZES = {"fetch_reach": 16, "fetch_push": 31}
+"""Robot -> O: achieved and desired goal, and the rest."""
 
 
 def recipe(**changes):
@@ -78,9 +82,20 @@ def test_a_small_run_trains_loads_exports_evaluates_and_resumes(tmp_path):
     train({**SMALL, "steps": 2600}, out=out, resume=True)
 
 
-def test_the_policy_is_what_stable_baselines_trained():
+def test_the_recipe_of_fetch_push_trains(tmp_path):
+    """As it is, but short: its networks, batches and goals."""
+    shorter = ["steps=440", "worlds=4", "threads=1", "learner.settings.buffer_size=2000"]
+    policy = train("fetch_push", out=tmp_path / "run", overrides=shorter)
+    assert policy.spec.obs_size == SIZES["fetch_push"]
+    data, *_ = load_from_zip_file(checkpoints(tmp_path / "run")[-1] / "model.zip")
+    assert data is not None
+    assert data["_n_updates"] == 40  # from the end of two episodes of every world: 400 steps
+
+
+@pytest.mark.parametrize(("env", "size"), SIZES.items())
+def test_the_policy_is_what_stable_baselines_trained(env, size):
     """Normaliser, order of the dictionary and head: the same command for the same observation."""
-    r = recipe(adapt={"method": "context", "error": 0.05})
+    r = recipe(env=env, adapt={"method": "context", "error": 0.05})
     model, env = build_model(r)
     model.learn(440)
     assert isinstance(model.replay_buffer, HerReplayBuffer)
@@ -89,16 +104,17 @@ def test_the_policy_is_what_stable_baselines_trained():
     policy = to_policy(model, env, describe("small", robot, r))
     env.training = False
     rng = np.random.default_rng(0)
-    flat = rng.uniform(-1, 1, (6, 16 + robot.space.K))
+    flat = rng.uniform(-1, 1, (6, size + robot.space.K))
     parts = {"achieved_goal": flat[:, :3], "desired_goal": flat[:, 3:6], "observation": flat[:, 6:]}
     theirs, _ = model.predict(env.normalize_obs(parts), deterministic=True)
-    obs, context = torch.as_tensor(flat, dtype=torch.float32).split([16, robot.space.K], dim=1)
+    obs, context = torch.as_tensor(flat, dtype=torch.float32).split([size, robot.space.K], dim=1)
     mine, _ = policy(obs, (context,))
     assert np.allclose(mine.numpy(), theirs, rtol=0, atol=1e-5)
 
 
-def test_hindsight_rewards_are_the_environments_for_the_relabelled_goals():
-    model, env = build_model(recipe(randomize="none"))
+@pytest.mark.parametrize("env", SIZES)
+def test_hindsight_rewards_are_the_environments_for_the_relabelled_goals(env):
+    model, env = build_model(recipe(env=env, randomize="none"))
     model.learn(450)
     env.norm_reward = False
     batch = model.replay_buffer.sample(256, env=None)
