@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -47,9 +48,16 @@ def demo(out: Path, *, steps: int | None = None) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     shorter = [] if steps is None else [f"steps={steps}", f"distill.steps={steps}"]
     teacher = out / "policy" / "teacher"
-    with _Reference("hopper-uniform", out / "uniform", teacher, shorter) as uniform:
-        policy = _trained(out, teacher, shorter)
-        uniform.start(polite=True)  # a robot in lockstep and its controller keep one core busy
+    with (
+        _Reference("hopper-uniform-history", out / "history", teacher, shorter) as history,
+        _Reference("hopper-uniform", out / "uniform", teacher, shorter) as uniform,
+    ):
+
+        def taught() -> None:
+            history.start()
+            uniform.start(polite=True)  # done in the time that others leave
+
+        policy = _trained(out, shorter, taught)
         artifact = export(policy, out / "artifact")
         verification = verify(out / "artifact")
         if not verification.ok:
@@ -68,12 +76,13 @@ def demo(out: Path, *, steps: int | None = None) -> dict[str, Any]:
             report(3, {})
             other = _drive(artifact, where, _context("other", policy, robot, adaptation))
             report(4, {})
-            history = export(Policy.load(out / "history"), out / "history-artifact")
-            with_history = _drive(history, where, None)
+            map_ = grid(
+                policy, robot, ["torso_mass", "motor_strength"], points=6, episodes=2,
+                context="true",
+            )  # fmt: skip
+            with_history = _drive(history.artifact(), where, None)
             report(5, {})
-            uniform.wait()
-            plain = export(Policy.load(out / "uniform"), out / "uniform-artifact")
-            without = _drive(plain, where, None)
+            without = _drive(uniform.artifact(), where, None)
             report(6, {})
     rows = {
         "uniform randomization": without,
@@ -86,9 +95,6 @@ def demo(out: Path, *, steps: int | None = None) -> dict[str, Any]:
     latency = _paced(artifact, policy.spec.env, adaptation)
     figures = _figures(rows, adaptation, latency)
     columns, table = figures_table(figures)
-    map_ = grid(
-        policy, robot, ["torso_mass", "motor_strength"], points=6, episodes=2, context="true"
-    )
     write_report(
         out / "report.html",
         Report(
@@ -133,31 +139,28 @@ def figures_table(figures: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return columns, rows
 
 
-def _trained(out: Path, teacher: Path, shorter: list[str]) -> Policy:
-    """The policy that is told its physics; then, on the other core, the reference policy too.
-
-    Both imitate the same teacher. What `out` already holds is not trained again.
-    """
+def _trained(out: Path, shorter: list[str], taught: Callable[[], None]) -> Policy:
+    """The policy that is told its physics; `taught` is called when its teacher is there. What
+    `out` already holds is not trained again."""
     _, resolved = recipe.read("hopper-context", overrides=shorter)
     folder = out / "policy"
-    with _Reference("hopper-uniform-history", out / "history", teacher, shorter) as reference:
-        if not (folder / "policy.pt").is_file():
-            resume = (folder / "recipe.yaml").is_file()
-            with progress.bar("train", resolved.total_steps) as show:
+    if not (folder / "policy.pt").is_file():
+        resume = (folder / "recipe.yaml").is_file()
+        with progress.bar("train", resolved.total_steps) as show:
 
-                def report(done: int, figures: dict[str, float]) -> None:
-                    show(done, figures)
-                    if done > resolved.steps:  # the teacher is there
-                        reference.start()
+            def report(done: int, figures: dict[str, float]) -> None:
+                show(done, figures)
+                if done > resolved.steps:
+                    taught()
 
-                train_run("hopper-context", resolved, folder, resume=resume, report=report)
-        reference.start()
-        reference.wait()
+            train_run("hopper-context", resolved, folder, resume=resume, report=report)
+    taught()
     return Policy.load(folder)
 
 
 class _Reference:
-    """Training of a policy that stands beside the one that adapts, in a process of its own."""
+    """Training of a policy that stands beside the one that adapts, in a process of its own. It
+    imitates the same teacher."""
 
     def __init__(self, recipe_: str, out: Path, teacher: Path, shorter: list[str]) -> None:
         values = [f"distill.trained={teacher}", "threads=1", *shorter]
@@ -186,12 +189,14 @@ class _Reference:
         if polite:
             os.setpriority(os.PRIO_PROCESS, self._process.pid, 10)
 
-    def wait(self) -> None:
-        if self._process is None:
-            return
-        _, said = self._process.communicate()
-        if self._process.returncode != 0:
-            raise InputError(f"training {self._recipe} failed: {said.strip()[-300:]}")
+    def artifact(self) -> Artifact:
+        """Waits for the policy and exports it."""
+        if self._process is not None:
+            _, said = self._process.communicate()
+            if self._process.returncode != 0:
+                raise InputError(f"training {self._recipe} failed: {said.strip()[-300:]}")
+        folder = self._out.with_name(f"{self._out.name}-artifact")
+        return export(Policy.load(self._out), folder)
 
 
 def _drive(artifact: Artifact, where: tuple[str, int], z: AdaptedState | None) -> RunResult:
