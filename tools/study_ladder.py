@@ -6,6 +6,8 @@
 Finished cells stand in results/ladder/ENV/GAP/*.json and are never computed again; what was
 trained on the way is kept in `--work`. After every gap results/ladder/README.md is written, open
 cells shown as open. Settings, seeds and budget are the same for all and stand in the files.
+Policies see Gymnasium's `-v5` observation, which the sensor noise of `mild` and `worn` does not
+touch.
 """
 
 from __future__ import annotations
