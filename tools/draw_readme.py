@@ -15,7 +15,7 @@ from sim2real.deploy.files import write_atomically
 from sim2real.evaluate import Interval
 from sim2real.pictures import LIGHT, draw_returns, fill_curves, png, read_curve, style
 
-CURVES = {"the teacher of both policies": "policy/log/progress.csv"}
+CURVES = {"the teacher of all policies": "policy/log/progress.csv"}
 """Label -> learning curve in the demo's folder; drawn where it is there."""
 
 
