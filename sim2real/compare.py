@@ -12,6 +12,7 @@ import csv
 import json
 import multiprocessing
 import os
+import platform
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +42,7 @@ from sim2real.learning.vec_env import WorldsVecEnv
 from sim2real.policy.actor import Actor
 from sim2real.policy.policy import Policy
 from sim2real.recipe import Recipe
+from sim2real.simulation.gap import Gap
 from sim2real.simulation.make import make_worlds
 from sim2real.simulation.robot import Robot
 from sim2real.train import STEPS, checkpoints, describe, run, versions
@@ -248,8 +250,8 @@ def _sac(ladder: Ladder, seed: int, **changes: Any) -> Recipe:
 
 
 def _on_target(sac: Learner) -> Learner:
-    """A gradient step for every step."""
-    return replace(sac, settings={**sac.settings, "gradient_steps": 1})
+    """A gradient step for every step, and from early on: the budget is small."""
+    return replace(sac, settings={**sac.settings, "gradient_steps": 1, "learning_starts": 100})
 
 
 def _sac_source(place: Place) -> Made:
@@ -434,7 +436,7 @@ def compute(arm: str, place: Place) -> Cell:
     )
     return Cell(
         arm, place.seed, result.returns.tolist(), int(result.falls.sum()), made.target_steps,
-        made.source_steps, time.monotonic() - begin, versions(), _commit(), os.uname().machine,
+        made.source_steps, time.monotonic() - begin, versions(), _commit(), _machine(),
         made.rise,
     )  # fmt: skip
 
@@ -627,23 +629,59 @@ def table(results: Results, seeds: Sequence[int]) -> Table:
         mean = bootstrap(_returns(have)) if have else None
         asked = len(_asked(arm, seeds))
         rows.append(Row(arm, ARMS[arm].kind, len(have), asked, mean, closed, falls, steps))
-    return Table(results.ladder, len(seeds), rows, is_gap, results.folder, _notes(cells))
+    notes = tuple(_notes(results.ladder, rows, cells))
+    return Table(results.ladder, len(seeds), rows, is_gap, results.folder, notes)
 
 
 RISING = 0.05
+"""Share by which the return of an oracle may still rise, as training ends, without a word."""
 
 
-def _notes(cells: Mapping[str, list[Cell]]) -> tuple[str, ...]:
+def _notes(ladder: Ladder, rows: Sequence[Row], cells: Mapping[str, list[Cell]]) -> list[str]:
     rises = {
         arm: max((c.rise for c in have if c.rise is not None), default=0.0)
         for arm, have in cells.items()
     }
-    return tuple(
+    late = [
         f"{arm} still rose by {100 * rise:.0f} % in the last fifth of its training: what can be "
         "reached in the target is at least this."
         for arm, rise in rises.items()
         if rise > RISING
-    )
+    ]
+    return [*_winner(rows), *calls_for(Robot.load(ladder.env).gap(ladder.gap)), *late]
+
+
+def _winner(rows: Sequence[Row]) -> list[str]:
+    """Which finished method returns most, and which the intervals do not tell from it."""
+    found = [(r.arm, r.mean) for r in rows if r.kind != "oracle" and r.mean is not None]
+    if len(found) < 2:
+        return []
+    best, top = max(found, key=lambda row: row[1].mean)
+    near = [arm for arm, mean in found if arm != best and mean.high >= top.low]
+    alike = f"; not told apart from it: {', '.join(near)}" if near else ", and intervals are apart"
+    open_ = "" if len(found) == sum(a.kind != "oracle" for a in ARMS.values()) else " so far"
+    return [f"{best} returns most{open_}{alike}."]
+
+
+def calls_for(gap: Gap) -> list[str]:
+    """Which bridge what a gap consists of calls for, a sentence each."""
+    nothing = Gap()
+    dynamics = ("xi", "shape", "edits", "actuators", "pushes")
+    seen = ("sensors", "mounting")
+    said: list[str] = []
+    if gap.latency.action_ms != 0.0 or any(
+        getattr(gap, part) != getattr(nothing, part) for part in dynamics
+    ):
+        said.append(
+            "Its dynamics differ, which calls for randomizing, adapting or fine-tuning, and for "
+            "correcting the reward where the simulator can do what the target cannot; align does "
+            "nothing for it."
+        )
+    if any(getattr(gap, part) != getattr(nothing, part) for part in seen):
+        said.append(
+            "Its sensors differ, which calls for align, or for the sensors' errors in training."
+        )
+    return said
 
 
 def _returns(cells: Sequence[Cell]) -> Array:
@@ -667,3 +705,11 @@ def _commit() -> str:
         check=False,
     )  # fmt: skip
     return said.stdout.strip()
+
+
+def _machine() -> str:
+    """Processor and number of cores."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"

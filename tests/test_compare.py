@@ -11,9 +11,22 @@ import numpy as np
 import pytest
 
 from sim2real import cli
-from sim2real.compare import ARMS, Cell, Ladder, Place, Results, compare, compute, rise, table
+from sim2real.compare import (
+    ARMS,
+    Cell,
+    Ladder,
+    Place,
+    Results,
+    calls_for,
+    compare,
+    compute,
+    rise,
+    table,
+)
 from sim2real.evaluate import bootstrap
 from sim2real.learning.learners import Learner
+from sim2real.simulation.gap import Gap, Sensor
+from sim2real.simulation.robot import Robot
 from sim2real.types import InputError
 
 TINY = Ladder(
@@ -126,8 +139,30 @@ def test_an_oracle_that_still_rises_is_a_lower_bound(returns, share, tmp_path):
     assert rise(curve) == pytest.approx(share)
     results = filled(tmp_path / "cells", {"uniform-history": [[10.0] * 3]})
     results.write(cell("oracle-ppo", 0, [99.0, 100.0, 101.0], rise=share))
-    (*said,) = table(results, [0]).notes
-    assert (["oracle-ppo still rose by 20 %" in s for s in said] == [True]) == (share > 0)
+    said = " ".join(table(results, [0]).notes)
+    assert ("oracle-ppo still rose by 20 %" in said) == (share > 0)
+
+
+def test_the_winner_is_named_and_what_is_not_told_from_it(tmp_path):
+    assert not any("returns most" in n for n in table(Results(tmp_path / "0", TINY), [0]).notes)
+    close = {"uniform": [[60, 62, 64]], "darc": [[61, 63, 65]], "epopt": [[10, 11, 12]]}
+    notes = table(filled(tmp_path / "1", close | {"oracle-ppo": [[99, 99, 99]]}), [0]).notes
+    assert notes[0] == "darc returns most so far; not told apart from it: uniform."
+    every = {arm: [[10.0, 11, 12]] for arm in ARMS} | {"fine-tune": [[90.0, 91, 92]]}
+    first = table(filled(tmp_path / "2", every), [0]).notes[0]
+    assert first == "fine-tune returns most, and intervals are apart."
+
+
+def test_a_gap_says_which_bridge_it_calls_for():
+    hopper = Robot.load("hopper")
+    for name in ("odrl_gravity_2", "odrl_morphology_foot_easy"):
+        (only,) = calls_for(hopper.gap(name))
+        assert "align does nothing" in only
+    dynamics, sensors = calls_for(hopper.gap("worn"))
+    assert dynamics.startswith("Its dynamics")
+    assert "calls for align" in sensors
+    assert calls_for(Gap(sensors={"pitch": Sensor(bias=0.1)})) == [sensors]
+    assert calls_for(Gap()) == []
 
 
 # Bad input

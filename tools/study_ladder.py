@@ -60,7 +60,10 @@ def write(out: Path, seeds: range) -> None:
             text += [f"## {env}, {gap}", "", f"![returns]({env}/{gap}/ladder.png)", "",
                      found.markdown(), "", *(line for n in found.notes for line in (n, "")),
                      f"Commits {commits}; {hours:.1f} hours of one core.", ""]  # fmt: skip
-            text += [f"Versions: `{json.dumps(cells[-1].versions)}`.", ""]
+            for kept in {json.dumps(c.versions): None for c in cells}:
+                text += [f"Versions: `{kept}`.", ""]
+            machines = "; ".join(dict.fromkeys(c.machine for c in cells))
+            text += [f"Machine: {machines}.", ""]
     write_atomically(out / "README.md", ("\n".join(text)).encode())
 
 
