@@ -3,10 +3,11 @@
     python tools/study_epopt.py                        5 seeds, 1 M steps each
 
 The figure of EPOpt (Rajeswaran et al. 2017, figure 1): return over the mass of the torso, of
-policies trained at the nominal 3.67 kg alone, over the whole range, and on the worst tenth of it.
-Beside it a control arm with a planted bug, which learns from the *best* tenth. Every training is
-kept in `--out`, goes on where it was killed, and is never done twice. All arms have the same
-simulated steps, kept or not. Prints a Markdown table and draws `epopt.png`.
+policies trained at the nominal 3.67 kg alone, over the whole range, and on the worst quarter of it.
+Beside it a control arm with a planted bug, which learns from the *best* quarter. All arms are the
+same learner, PPO on whole episodes, and differ in the range and in ε alone; all have the same
+simulated steps, kept or not. Every training is kept in `--out`, goes on where it was killed, and is
+never done twice. Prints a Markdown table and draws `epopt.png`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import argparse
 import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from matplotlib.figure import Figure
 import sim2real.bridges.randomize.epopt as epopt_module
 from sim2real import progress, schema
 from sim2real.bridges.randomize.epopt import EPOpt, cvar
-from sim2real.bridges.randomize.uniform import Uniform
 from sim2real.deploy.files import write_atomically
 from sim2real.evaluate import bootstrap, evaluate
 from sim2real.learning.learners import Learner
@@ -41,7 +40,10 @@ KILOGRAMS = (3.0, 9.0)
 GRID = np.linspace(*KILOGRAMS, 13)
 EPISODES = 16
 """At each mass."""
-ARMS = ("nominal mass alone", "uniform", "EPOpt", "best tenth (planted bug)")
+EPSILON = 0.25
+"""Four of the sixteen episodes of an iteration. The paper has 0.1 of 240: a million steps are too
+few for iterations of that size."""
+ARMS = ("nominal mass alone", "uniform", "EPOpt", "best quarter (planted bug)")
 
 
 def recipe(arm: str, steps: int, seed: int) -> Recipe:
@@ -56,15 +58,14 @@ def recipe(arm: str, steps: int, seed: int) -> Recipe:
     ranges = {**fixed, "torso_mass": (low / torso, high / torso)}
     learner = Learner(
         "ppo", (64, 64), learning_rate=7e-4, final_learning_rate=2e-4,
-        settings={"n_steps": 32, "batch_size": 128, "n_epochs": 4},
+        settings={"batch_size": 128, "n_epochs": 8},
     )  # fmt: skip
-    base = Recipe(
-        description=arm, env="hopper", randomize=Uniform(ranges=ranges), correct="none",
-        align="none", adapt="none", steps=steps, learner=learner, worlds=64, threads=1, seed=seed,
+    share = EPSILON if arm in ARMS[2:] else 1.0
+    randomize = EPOpt(ranges=ranges, epsilon=share, episodes=16, min_kept=4)
+    return Recipe(
+        description=arm, env="hopper", randomize=randomize, correct="none", align="none",
+        adapt="none", steps=steps, learner=learner, worlds=16, threads=1, seed=seed,
     )  # fmt: skip
-    if arm in ARMS[2:]:
-        return replace(base, randomize=EPOpt(ranges=ranges, episodes=64), worlds=32)
-    return base
 
 
 def cell(arm: str, seed: int, steps: int, out: Path) -> Array:
