@@ -190,10 +190,21 @@ def _begin(
     if reasons:
         raise InputError(f"{'; '.join(reasons)}; begin anew with another --out")
     inner, worlds = make_training_env(robot, recipe, recipe.seed, estimator)
-    env = VecNormalize(inner, gamma=recipe.learner.gamma)
+    env = _normalized(recipe, inner)
     kind, more = _algorithm(recipe)
     model = build(recipe.learner, _corrected(recipe, env), recipe.seed, kind, more)
     return _Beginning(0, model, env, _companions(spec, robot, recipe, estimator, worlds))
+
+
+def _normalized(recipe: Recipe, env: VecEnv) -> VecNormalize:
+    """Observations and rewards as the learner sees them."""
+    gamma, correction = recipe.learner.gamma, recipe.correction
+    if correction is None or correction.normalize:
+        return VecNormalize(env, gamma=gamma)
+    # Made as usual, so that its statistics are there and say nothing (mean 0, variance 1).
+    plain = VecNormalize(env, gamma=gamma, norm_reward=False, clip_obs=float("inf"))
+    plain.norm_obs = False
+    return plain
 
 
 def _algorithm(recipe: Recipe) -> tuple[type[BaseAlgorithm], dict[str, Any]]:

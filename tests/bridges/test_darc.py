@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,13 +18,15 @@ from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 
-from sim2real.bridges.correct.classifiers import Transitions, correction
+from sim2real.bridges.correct.classifiers import AUTHORS, EarlyStop, Transitions, correction
 from sim2real.bridges.correct.darc import Correction, Darc, DarcForSAC, DarcReplayBuffer
 from sim2real.bridges.correct.memory import Memory, TargetSteps, scaled
 from sim2real.bridges.correct.reward import CorrectedReward, DarcForPPO
 from sim2real.learning.vec_env import WorldsVecEnv
+from sim2real.recipe import read
 from sim2real.simulation.make import make_worlds
 from sim2real.simulation.robot import Robot
+from sim2real.train import train
 from sim2real.types import InputError
 
 
@@ -358,6 +363,127 @@ def test_classifiers_rest_when_the_held_out_loss_no_longer_falls():
     restless.learn(*memories, updates=3000)
     sizes = [np.abs(c.classifiers.delta_r(*fresh)).mean() for c in (rested, restless)]
     assert sizes[0] < 0.5 * sizes[1]  # the true Δr is 0
+
+
+def drawn(rng: np.random.Generator, n: int, where: float, gap: float) -> Transitions:
+    """s ~ N(where, I); s' = (s1 + a/2, s2 + a·s1/2) + 0.3 N(0, I), and the gap on s'1 where
+    s1 > 0."""
+    s, a = rng.normal(where, 1, (n, 2)), rng.uniform(-1, 1, (n, 1))
+    after = np.stack([s[:, 0] + a[:, 0] / 2, s[:, 1] + a[:, 0] * s[:, 0] / 2], axis=1)
+    after[:, 0] += gap * (s[:, 0] > 0)
+    return Transitions(s, a, after + 0.3 * rng.standard_normal((n, 2)))
+
+
+def remember(memory: Memory, t: Transitions) -> None:
+    for i in range(len(t.obs)):
+        memory.add(Transitions(*(x[i : i + 1] for x in t)))
+
+
+def drifting(seed: int) -> tuple[float, float]:
+    """Correlation and slope of Δr with the analytic one, after states of source and target have
+    moved together: what a policy does that avoids what the target cannot do."""
+    rng = np.random.default_rng(seed)
+    learned = Correction(Darc(target="worn"), 2, 1, seed)
+    source, target = Memory(1, 2, 1), Memory(1, 2, 1)
+    remember(source, drawn(rng, 1000, -2.5, 0.0))
+    remember(target, drawn(rng, 2000, 2.5, 0.6))
+    for part in np.linspace(0, 2, 26)[1:]:
+        apart = 2.5 * (1 - min(1.0, part))
+        remember(source, drawn(rng, 200, -apart, 0.0))
+        remember(target, drawn(rng, 100, apart, 0.6))
+        learned.learn(source, target, updates=100)
+    fresh = drawn(np.random.default_rng(99), 5000, 0.0, 0.0)
+    x = fresh.next_obs[:, 0] - fresh.obs[:, 0] - fresh.action[:, 0] / 2
+    true = (x**2 - (x - 0.6 * (fresh.obs[:, 0] > 0)) ** 2) / (2 * 0.3**2)
+    delta = learned.classifiers.delta_r(*fresh)
+    return np.corrcoef(delta, true)[0, 1], np.polyfit(true, delta, 1)[0]
+
+
+def test_domains_that_become_more_alike_are_not_taken_for_overfitting(monkeypatch):
+    right = drifting(0)
+    assert right[0] >= 0.80
+    assert right[1] >= 0.55
+    monkeypatch.setattr(EarlyStop, "rescore", lambda *_: None)
+    old = drifting(0)  # the control arm: losses of different times compared
+    assert old[1] <= right[1] - 0.2
+
+
+@pytest.mark.parametrize(("where", "said"), [(6.0, 1), (0.5, 0)])
+def test_domains_that_share_no_states_are_warned_of_once(where, said, caplog):
+    rng = np.random.default_rng(0)
+    source, target = Memory(1, 2, 1), Memory(1, 2, 1)
+    remember(source, drawn(rng, 2000, 0.0, 0.0))
+    remember(target, drawn(rng, 2000, where, 0.6))
+    learned = Correction(Darc(target="worn"), 2, 1)
+    learned.learn(source, target, updates=400)
+    assert not caplog.records  # Δr is not yet added
+    learned.active = True
+    learned.learn(source, target, updates=400)
+    assert [("hardly any (s, a)" in r.getMessage()) for r in caplog.records] == [True] * said
+
+
+# --- in a recipe
+
+PUBLISHED: dict[str, Any] = {
+    "description": "a test", "env": "hopper", "randomize": "none", "align": "none", "adapt": "none",
+    "correct": {"method": "darc", "target": "worn", "preset": "authors", "initial": 200,
+                "warm_up": 250, "target_steps": 210},
+    "learner": {"algorithm": "sac", "network": [16, 16], "activation": "relu",
+                "settings": {"batch_size": 32, "learning_starts": 200}},
+    "steps": 350, "worlds": 1, "threads": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", ["authors", "default"])
+@pytest.mark.parametrize("learner", ["sac", "ppo"])
+def test_the_authors_learner_sees_everything_as_it_is(preset, learner, tmp_path, monkeypatch):
+    units, seen = [], []
+    rewards, predict = Correction.rewards, TargetSteps.follow
+
+    def note(self, t, reward, unit=1.0):
+        units.append(unit)
+        return rewards(self, t, reward, unit)
+
+    def follow(self, model, until):
+        normalize = model.get_vec_normalize_env()
+        seen.append(normalize.normalize_obs(np.full((1, 11), 50.0)))
+        predict(self, model, until)
+
+    monkeypatch.setattr(Correction, "rewards", note)
+    monkeypatch.setattr(TargetSteps, "follow", follow)
+    recipe = {**PUBLISHED, "correct": {**PUBLISHED["correct"], "preset": preset}}
+    if learner == "ppo":
+        recipe["learner"] = {"network": [16], "settings": {"n_steps": 50, "batch_size": 50}}
+    train(recipe, out=tmp_path / "run")
+    policy = train(recipe, out=tmp_path / "run", overrides=["steps=400"], resume=True)
+    large = torch.full((2, 11), 50.0)
+    as_it_is = preset == "authors"
+    assert torch.equal(policy.normalizer(large), large) == as_it_is
+    assert all((x == 50.0).all() == as_it_is for x in seen)
+    assert all((u == 1.0) == as_it_is for u in units)
+    assert units
+    assert seen
+
+
+def test_the_authors_learner_is_said_and_read(tmp_path):
+    """docs/recipes.md: what to give besides the preset; table of section 5.1 of the reference."""
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text("utf-8")
+    block = r"^```yaml recipe\n([^`]*preset: authors.*?)^```$"
+    (text,) = re.findall(block, page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "recipe.yaml").write_text(text)
+    _, recipe = read(tmp_path / "recipe.yaml")
+    learner, correct = recipe.learner, recipe.correction
+    assert correct is not None
+    assert correct.classifiers == AUTHORS
+    assert (correct.reward_scale, correct.normalize) == (0.1, False)
+    assert correct.schedule(recipe.steps) == (10_000, 100_000, recipe.steps // 10, 10)
+    assert (learner.algorithm, learner.network, learner.activation) == ("sac", (256, 256), "relu")
+    assert (learner.learning_rate, learner.gamma, recipe.worlds) == (3e-4, 0.99, 1)
+    how = {k: p.default for k, p in inspect.signature(SAC).parameters.items()} | learner.settings
+    assert [how[k] for k in ("batch_size", "buffer_size", "learning_starts", "tau")] == [
+        256, 1_000_000, 10_000, 0.005
+    ]  # fmt: skip
+    assert [how[k] for k in ("train_freq", "gradient_steps", "ent_coef")] == [1, 1, "auto"]
 
 
 # --- PPO

@@ -3,9 +3,10 @@
 Pretraining is what SAC (Haarnoja et al. 2018) and TQC (Kuznetsov et al. 2020) do in simulation;
 their entropy makes the policy robust to small disturbances (Eysenbach and Levine 2022) and keeps
 exploring afterwards. On the target, first the critic learns alone, for its values belong to the
-source's dynamics and would pull the actor to anywhere; then everything does, from target data
-alone or from batches that are half source (symmetric sampling, Ball et al. 2023). Networks,
-temperature and optimizer states are carried over. Weights change, so the result is a new artifact.
+source's dynamics and would pull the actor to anywhere; then actor and temperature do as well, from
+target data alone or from batches that are half source (symmetric sampling, Ball et al. 2023).
+Networks, temperature and optimizer states are carried over. Weights change, so the result is a new
+artifact.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from torch.utils.hooks import RemovableHandle
 
 from sim2real.types import InputError
 
@@ -33,7 +35,7 @@ class FineTune:
     steps: int
     """Control steps on the target, all of them: the first are the pretrained policy's own."""
     critic_only: float = 0.05
-    """Share of the steps before the actor begins to change."""
+    """Share of the steps before actor and temperature begin to change."""
     source_share: float = 0.0
     """Share of each batch that comes from the source's replay buffer; 0.5 is symmetric sampling."""
 
@@ -112,38 +114,59 @@ def fine_tune(
         n_envs=target.num_envs, source=source, source_share=config.source_share,
     )  # fmt: skip
     model.learning_starts = model.num_timesteps
-    model.learn(
-        config.steps,
-        callback=[_CriticFirst(round(config.critic_only * config.steps)), *callbacks],
-        reset_num_timesteps=False,
-    )
+    first = _CriticFirst(round(config.critic_only * config.steps))
+    try:
+        model.learn(config.steps, callback=[first, *callbacks], reset_num_timesteps=False)
+    finally:
+        first.release()  # Ctrl-C as well leaves a model that learns
 
 
 class _CriticFirst(BaseCallback):
-    """Holds the actor still for the first steps. Its gradient is never computed, so its optimizer
-    does not move either."""
+    """Holds actor and temperature still for the first steps.
+
+    Adam leaves alone what has no gradient. The actor's is never computed. The temperature's is
+    dropped once it is: without `requires_grad` Stable-Baselines3's `backward` would fail, and
+    without its optimizer a checkpoint of these steps would lack the temperature.
+    """
 
     def __init__(self, steps: int) -> None:
         super().__init__()
         self._steps, self._until = steps, 0
+        self._still = False
+        self._hook: RemovableHandle | None = None
 
     def _on_training_start(self) -> None:
         self._until = self.num_timesteps + self._steps
-        self._hold(self._steps > 0)
+        if self._steps > 0:
+            self._hold()
 
     def _on_step(self) -> bool:
         if self.num_timesteps > self._until:
-            self._hold(False)
+            self.release()
         return True
 
-    def _on_training_end(self) -> None:
-        self._hold(False)
-
-    def _hold(self, still: bool) -> None:
+    def _hold(self) -> None:
         model: Any = self.model
-        model.actor.requires_grad_(not still)
-        if still:
-            model.actor.optimizer.zero_grad(set_to_none=True)
+        self._still = True
+        model.actor.requires_grad_(False)
+        model.actor.optimizer.zero_grad(set_to_none=True)
+        if model.log_ent_coef is not None:  # else α is fixed by `ent_coef`
+            self._hook = model.log_ent_coef.register_post_accumulate_grad_hook(_drop)
+
+    def release(self) -> None:
+        """Lets both learn."""
+        if not self._still:
+            return
+        model: Any = self.model
+        self._still = False
+        model.actor.requires_grad_(True)
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+
+def _drop(parameter: torch.Tensor) -> None:
+    parameter.grad = None
 
 
 def temperature(model: SAC | TQC) -> float:

@@ -34,6 +34,8 @@ PERIOD, HELD_OUT = 200, 20
 alike that single rows held out would still be known."""
 CHECK = 100
 """Updates between two looks at the held-out loss."""
+APART = 0.99
+"""AUC of the (s, a) classifier on held-out steps above which the domains hardly overlap."""
 
 log = logging.getLogger(__name__)
 
@@ -329,6 +331,19 @@ class EarlyStop:
             self.score, self.best_look = score, self._look
         return self._look - self.best_look < self._classifiers.config.patience
 
+    def rescore(self, source: Transitions, target: Transitions) -> None:
+        """Scores the remembered classifiers on other held-out rows, for the next look.
+
+        Where the data move, losses compare on the same rows only: a policy that makes the domains
+        more alike raises the loss of the best classifiers too.
+        """
+        if self.score is None:
+            return
+        now = copy.deepcopy(self._classifiers.state_dict())
+        self.restore()
+        self.score = self._classifiers.score(source, target)
+        self._classifiers.load_state_dict(now)
+
     def restore(self) -> None:
         self._classifiers.load_state_dict(self._best)
 
@@ -396,6 +411,20 @@ def warn(source: Transitions, target: Transitions, target_steps: int) -> None:
                 "classifiers tell the domains apart by them alone; leave them out of observe",
                 what, np.flatnonzero(still & ~same).tolist(),
             )  # fmt: skip
+
+
+def warn_apart(score: Score) -> bool:
+    """Warns, and says so, where the domains share hardly any (s, a): f(s, a, s') has then not
+    learned where the source goes, and Δr is arbitrary there."""
+    if score.auc_sa < APART:
+        return False
+    log.warning(
+        "correct: source and target share hardly any (s, a), held-out AUC %.3f: Δr is arbitrary "
+        "where the target never was; take more target steps (lower ratio, raise target_steps), "
+        "and look whether both see the same terms in the same units",
+        score.auc_sa,
+    )
+    return True
 
 
 class Pair(nn.Module):

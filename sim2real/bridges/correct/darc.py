@@ -32,6 +32,7 @@ from sim2real.bridges.correct.classifiers import (
     check_finite,
     count,
     warn,
+    warn_apart,
 )
 from sim2real.bridges.correct.memory import TargetSteps, enough, pick, reward_unit
 from sim2real.learning.companion import Companion
@@ -69,8 +70,9 @@ class Darc:
     """The gap of the target: a name from the robot's gaps/, or a path."""
     method: Literal["darc"] = "darc"
     preset: Literal["default", "authors"] = "default"
-    """`authors`: every constant as published. `default`: standardised inputs, averaged weights,
-    bounded Δr, early-stopped classifiers."""
+    """`authors`: DARC's constants as published, and nothing normalised; the learner's are said in
+    the recipe (docs/recipes.md). `default`: standardised inputs, averaged weights, bounded Δr,
+    early-stopped classifiers."""
     ratio: int = 10
     """Source steps per target step, after the warm-up."""
     target_steps: int | None = None
@@ -118,6 +120,12 @@ class Darc:
         if self.scale is not None:
             return self.scale
         return 0.1 if self.preset == "authors" else 1.0
+
+    @property
+    def normalize(self) -> bool:
+        """Whether the learner sees observations and rewards normalised; the authors' sees both as
+        they are."""
+        return self.preset != "authors"
 
     def schedule(self, source_steps: int) -> Schedule:
         """For a training of so many source steps.
@@ -167,8 +175,9 @@ class Remembered(Protocol):
 class Correction:
     """Δr while it is being learned: the classifiers, when they rest, and what is logged of them.
 
-    With `patience` they rest when their held-out loss no longer falls: the best are put back, and
-    as many updates are left out as led nowhere. Then they go on, since the policy moves on.
+    With `patience` they rest when they no longer become better on held-out steps than they were:
+    the best are put back, and as many updates are left out as led nowhere. Then they go on, since
+    the policy moves on. Best and newest are compared on the same, fresh steps.
     """
 
     def __init__(self, config: Darc, obs_size: int, action_size: int, seed: int = 0) -> None:
@@ -179,7 +188,7 @@ class Correction:
         self.updates = 0
         self._resting = 0
         self._stop = EarlyStop(self.classifiers)
-        self._checked = False
+        self._checked = self._warned = False
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 8]))
         self._losses: list[tuple[float, float]] = []
         self._given: list[tuple[float, float]] = []
@@ -242,7 +251,11 @@ class Correction:
         n = HELD_OUT_SAMPLES
         ours = source.raw_sample(n, self._rng, held_out=True)
         theirs = target.raw_sample(n, self._rng, held_out=True)
-        if not self._stop.go_on(self.classifiers.score(ours, theirs)):
+        score = self.classifiers.score(ours, theirs)
+        if self.active and not self._warned:
+            self._warned = warn_apart(score)
+        self._stop.rescore(ours, theirs)
+        if not self._stop.go_on(score):
             self._stop.restore()
             self._stop = EarlyStop(self.classifiers)
             self._resting = self.classifiers.config.patience * CHECK
