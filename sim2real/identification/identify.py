@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import numpy as np
 
 from sim2real import progress
 from sim2real.deploy.logs.npz import read_logs
-from sim2real.identification.posterior import Posterior
-from sim2real.identification.windows import Observers, Trajectory
+from sim2real.identification.posterior import Posterior, at_the_edge
+from sim2real.identification.windows import Observers, Trajectory, check_numbers
 from sim2real.simulation.robot import MjcfRobot, Robot
 from sim2real.types import Array, InputError
 
@@ -23,6 +24,8 @@ step early or late are not noise."""
 HELD_OUT = 4
 """Every fourth window is kept from the fit, for the comparison with the nominal ξ."""
 
+log = logging.getLogger(__name__)
+
 
 def identify(
     logs: str | Path | Iterable[str | Path], env: str | Path, *, seed: int = 0,
@@ -31,7 +34,8 @@ def identify(
     """ξ of the robot `env` from NPZ logs: files, folders of them, or several.
 
     Raises:
-        InputError: no logs, logs of another robot, or logs that determine nothing of its state.
+        InputError: no logs, logs of another robot, logs that determine nothing of its state, or a
+            value that is not finite.
     """
     robot = Robot.load(env)
     return explain(robot, read_trajectories(logs, robot), seed=seed, report=report)
@@ -64,7 +68,10 @@ def explain(
             five or fewer put the noise of their start into mass and motor strength.
 
     Raises:
-        InputError: the logs determine nothing of the robot's state.
+        InputError: the logs determine nothing of the robot's state, or a value is not finite.
+
+    Warns, in the log of the program, of a sensor that seems dead, and of a parameter whose
+    posterior crowds at an edge of its range.
     """
     space = robot.space
     prior = space.prior()
@@ -73,6 +80,12 @@ def explain(
     observers = Observers(robot, episodes, candidates=candidates, length=length)
     xi = prior.sample(rng, candidates)
     error = observers(xi)
+    if dead := observers.still(error):
+        log.warning(
+            "%s: %s never changes in the logs, though the commands do and the simulated robot "
+            "moves it: a dead sensor, or a column that was not filled; repair it, or log without "
+            "that term, and identify again", robot.name, "; ".join(dead),
+        )  # fmt: skip
     scale = _scale(error, length, None)
     beta, round_ = 0.0, 1
     while True:
@@ -125,7 +138,7 @@ def explain(
     gain = gain[gain != 0.0]  # windows without data
     used, kept = _window_counts(error, length)
     rms = _rms_by_term(error[0], observers.columns)
-    return Posterior(
+    posterior = Posterior(
         env=robot.name, names=tuple(space.names), units=tuple(space.units),
         samples=xi, weights=weights, low=np.array(space.low, float),
         high=np.array(space.high, float), prior_std=np.array(prior.std(), float),
@@ -134,6 +147,9 @@ def explain(
         gain_error=float(gain.std(ddof=1) / len(gain) ** 0.5) if len(gain) > 1 else float("nan"),
         windows=used, residual=rms,
     )  # fmt: skip
+    for sentence in at_the_edge(posterior, space):
+        log.warning("%s: %s", robot.name, sentence)
+    return posterior
 
 
 def _widened(xi: Array, grid: Array, log_p: Array, rng: np.random.Generator) -> Array:
@@ -170,7 +186,9 @@ def _scale(error: Array, length: int, before: Array | None) -> Array:
     w = _windows(error, length)
     w = w[:, :, ~_held_out(w.shape[2])]
     total = np.nanmedian(np.abs(w), axis=(1, 2))  # (N, length, D)
-    best = np.argsort(np.nanmean(total / np.nanmedian(total, axis=0), axis=(1, 2)))
+    median = np.nanmedian(total, axis=0)
+    median[median == 0] = np.nan  # what all predict exactly tells none from the others
+    best = np.argsort(np.nanmean(total / median, axis=(1, 2)))
     best = best[: max(len(best) // 10, 1)]
     scale = 1.4826 * np.nanmedian(np.abs(w[best]), axis=(0, 1, 2))
     floor = 1e-6 + 1e-4 * np.nanmax(np.abs(w), initial=0.0, where=np.isfinite(w), axis=(0, 1, 2))
@@ -257,34 +275,37 @@ def read_trajectories(logs: str | Path | Iterable[str | Path], robot: Robot) -> 
     """The episodes of NPZ logs: files, folders of them, or several.
 
     Raises:
-        InputError: nothing there, a file that is not a log, or a log of another robot.
+        InputError: nothing there, a file that is not a log, a log of another robot, or a value
+            that is not finite.
     """
     episodes: list[Trajectory] = []
-    for log in read_logs(logs):
-        names = log.info.commands
+    for logged in read_logs(logs):
+        names = logged.info.commands
         if sorted(names) != sorted(robot.actuators):
             raise InputError(
-                f"the log of {log.info.started} drives {', '.join(names)}; '{robot.name}' has "
+                f"the log of {logged.info.started} drives {', '.join(names)}; '{robot.name}' has "
                 f"{', '.join(robot.actuators)}"
             )
-        period = log.info.robot.control_period
+        period = logged.info.robot.control_period
         if abs(period - robot.control_period) > 1e-9:
             raise InputError(
-                f"the log of {log.info.started} has a control period of {period:g} s; "
+                f"the log of {logged.info.started} has a control period of {period:g} s; "
                 f"'{robot.name}' has {robot.control_period:g} s"
             )
         order = [names.index(name) for name in robot.actuators]
-        for term in log.info.robot.terms:
+        for term in logged.info.robot.terms:
             mine = robot.terms.get(term.name)
             if mine is not None and (mine.size, mine.unit) != (term.size, term.unit):
                 raise InputError(
-                    f"the log of {log.info.started} has '{term.name}' with {term.size} values in "
-                    f"{term.unit}; '{robot.name}' has {mine.size} in {mine.unit}"
+                    f"the log of {logged.info.started} has '{term.name}' with {term.size} values "
+                    f"in {term.unit}; '{robot.name}' has {mine.size} in {mine.unit}"
                 )
+        where = f"the log of {logged.info.started}, episode {logged.info.episode}"
+        check_numbers(where, logged.obs, logged.command)
         # in real time a sample may be missing or come twice: what is left are unbroken pieces
-        breaks = np.flatnonzero(np.diff(log.seq) != 1) + 1
-        for first, end in itertools.pairwise([0, *breaks.tolist(), len(log.seq)]):
+        breaks = np.flatnonzero(np.diff(logged.seq) != 1) + 1
+        for first, end in itertools.pairwise([0, *breaks.tolist(), len(logged.seq)]):
             if end - first > 1:
-                obs = {name: value[first:end] for name, value in log.obs.items()}
-                episodes.append(Trajectory(obs, log.command[first : end - 1, order]))
+                obs = {name: value[first:end] for name, value in logged.obs.items()}
+                episodes.append(Trajectory(obs, logged.command[first : end - 1, order]))
     return episodes

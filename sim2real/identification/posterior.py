@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 
 from sim2real.dynamics.distribution import Distribution, Empirical
+from sim2real.dynamics.parameter import ParameterSpace
 from sim2real.types import Array, InputError
 
 INFORMED = 0.5
 """A parameter is revealed where its posterior deviation is below this share of the prior's."""
+EDGE, CROWDED = 0.05, 0.25
+"""A posterior is at an edge when the outer EDGE of its range holds CROWDED of its weight: five
+times what a uniform one would put there."""
 
 
 @dataclass(frozen=True)
@@ -107,3 +111,28 @@ class Posterior:
             return Posterior(**plain)
         except (ValueError, TypeError) as error:
             raise InputError(f"{path}: not a posterior ({error})") from None
+
+
+def at_the_edge(posterior: Posterior, space: ParameterSpace) -> list[str]:
+    """One sentence for each parameter whose posterior crowds at an edge of the searched range: the
+    robot may be beyond it. Ranges that are drawn in the logarithm are measured in it. A lower edge
+    of zero is left out where ξ is set or scales, as nothing is below it (latency, friction)."""
+    found: list[str] = []
+    for p in space.parameters:
+        k = posterior.names.index(p.name)
+        low, high = float(posterior.low[k]), float(posterior.high[k])
+        x, ends = posterior.samples[:, k], np.array([low, high])
+        if p.distribution == "loguniform" and low > 0:
+            x, ends = np.log(np.maximum(x, low)), np.log(ends)
+        margin = EDGE * (ends[1] - ends[0])
+        nothing_below = low == 0 and p.op in ("set", "scale")
+        at_low = 0.0 if nothing_below else float(posterior.weights[x <= ends[0] + margin].sum())
+        at_high = float(posterior.weights[x >= ends[1] - margin].sum())
+        share, edge, end = max((at_low, low, "lower"), (at_high, high, "upper"))
+        if high > low and share >= CROWDED:
+            found.append(
+                f"{share:.0%} of the posterior of '{p.name}' lies at the {end} edge of its range, "
+                f"{edge:g}, and the robot may be beyond it; widen the range in env.yaml and "
+                "identify again"
+            )
+    return found

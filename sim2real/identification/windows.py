@@ -10,7 +10,7 @@ for the measured terms inside each window.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,12 +31,30 @@ class Trajectory(NamedTuple):
     """(T, A), what was sent, excitation included."""
 
 
+STILL = 1e-6
+"""A simulated value that moves by less than this, in its unit, does not move: rounding."""
+
+
+def check_numbers(where: str, obs: Mapping[str, Array], command: Array) -> None:
+    """Raises InputError, beginning with `where`, for the first value of an episode that is not
+    finite: obs term -> (T + 1, size), command (T, A). One is enough to spoil every prediction."""
+    for name, value in (*obs.items(), ("command", command)):
+        wrong = np.argwhere(~np.isfinite(value))
+        if len(wrong):
+            tick, column = (int(i) for i in wrong[0])
+            raise InputError(
+                f"{where}, tick {tick}: '{name}', column {column}, is {value[tick, column]}; every "
+                "value must be finite: leave such episodes out"
+            )
+
+
 class Observers:
     """Worlds that replay logged episodes under candidate physics: the first `ticks` control steps
     of each, which cover the landing and the first strides; more would cost more than it tells.
 
     Raises:
-        InputError: the log determines nothing of this robot's state, or has no usable episode.
+        InputError: the log determines nothing of this robot's state, has no usable episode, or
+            holds a value that is not finite.
     """
 
     def __init__(
@@ -48,6 +66,8 @@ class Observers:
                 f"{robot.name} is a Gymnasium environment, whose steps are opaque: a log cannot be "
                 'replayed in it; adapt with --engine search (in Python, engine="search")'
             )
+        for number, episode in enumerate(episodes):
+            check_numbers(f"episode {number} of the logs", *episode)
         episodes = [e for e in episodes if len(e.command) > length]
         if not episodes:
             raise InputError(
@@ -95,6 +115,24 @@ class Observers:
     @property
     def columns(self) -> list[str]:
         return [t.name for t in self._compared for _ in range(t.size)]
+
+    def still(self, error: Array) -> list[str]:
+        """The columns that never change in the logs, though what the candidates predict for them
+        does, as `error` (N, E, T + 1, D) of a call says; none where the commands never change
+        either. A target that stands still is no dead sensor: it is predicted to stand still."""
+        if not np.ptp(self._command, axis=(0, 1)).any():
+            return []
+        there: Array = ~np.isnan(self._logged[..., 0])  # one column is logged as long as all
+        there[:, 0] = False  # the first tick predicts nothing
+        logged, told = self._logged[there], self._logged[there] - error[:, there]
+        moves = np.median(np.ptp(told, axis=1), axis=0) > STILL  # (D,)
+        dead = (np.ptp(logged, axis=0) == 0) & moves
+        names = [(t, i) for t in self._compared for i in range(t.size)]
+        return [
+            f"'{t.name}', column {i}" + (f" ({t.elements[i]})" if t.elements else "")
+            for (t, i), d in zip(names, dead, strict=True)
+            if d
+        ]
 
     def __call__(self, xi: Array) -> Array:
         """(N, K) candidates -> (N, E, T + 1, D) logged minus predicted; NaN where there is no

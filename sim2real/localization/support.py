@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sim2real.identification.windows import Trajectory
+from sim2real.identification.windows import Trajectory, check_numbers
 from sim2real.localization.replay import FLOOR, Replay, compared, one_step
 from sim2real.simulation.robot import MjcfRobot, Robot
 from sim2real.types import Array, InputError
@@ -51,14 +51,7 @@ def checked(robot: Robot, episodes: Sequence[Trajectory]) -> MjcfRobot:
                     f"episode {e} of the logs has '{name}' of shape {value.shape}; '{robot.name}' "
                     f"and {len(episode.command)} commands need {shape}"
                 )
-        for name, value in (*episode.obs.items(), ("command", episode.command)):
-            wrong = np.argwhere(~np.isfinite(value))
-            if len(wrong):
-                tick, column = (int(i) for i in wrong[0])
-                raise InputError(
-                    f"episode {e} of the logs, tick {tick}: '{name}', column {column}, is "
-                    f"{value[tick, column]}; every value must be finite: leave such episodes out"
-                )
+        check_numbers(f"episode {e} of the logs", *episode)
     if not compared(robot, first) or robot.state_from(first.obs) is None:
         raise InputError(
             f"{robot.name}: the logged terms ({', '.join(first.obs)}) determine nothing of its "

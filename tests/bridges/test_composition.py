@@ -11,8 +11,17 @@ import pytest
 import torch
 
 from sim2real import schema
+from sim2real.bridges.adapt.context import ContextAdapter
+from sim2real.bridges.align import aligned
+from sim2real.bridges.align.adversarial import Aligned
+from sim2real.identification.excitation import excite
+from sim2real.identification.posterior import Posterior
+from sim2real.identification.windows import Trajectory
+from sim2real.policy.actor import Actor
 from sim2real.policy.policy import Policy
 from sim2real.recipe import Recipe
+from sim2real.simulation.gap import Gap
+from sim2real.simulation.robot import Robot
 from sim2real.simulation.worlds import Worlds
 from sim2real.train import train
 from sim2real.types import InputError
@@ -29,7 +38,12 @@ BRIDGES: dict[str, Any] = {
     "adr": {"randomize": {"method": "adr", "high": 5.0, "low": 1.0, "buffer": 2}},
     "darc": {"correct": {"method": "darc", "target": "GAP", "target_steps": 400, "initial": 200,
                          "warm_up": 256}},
-    "dann": {"align": {"method": "dann", "gap": "GAP", "observations": 400, "steps": 100}},
+    "posterior": {"randomize": {"method": "posterior", "file": "LOGGED"}},
+    "reidentify": {"randomize": {"method": "reidentify", "target": "GAP", "rounds": 1,
+                                 "episodes": 3, "target_steps": 100}},
+    "dann": {"align": {"method": "dann", "gap": "GAP", "observations": 800, "steps": 200}},
+    "confusion": {"align": {"method": "confusion", "gap": "GAP", "observations": 800,
+                            "steps": 200}},
     "context": {"adapt": "context"},
 }  # fmt: skip
 PPO = {"network": [16], "settings": {"n_steps": 32, "batch_size": 64, "n_epochs": 1}}
@@ -47,12 +61,45 @@ def recipe(tmp_path: Path, names: tuple[str, ...], learner: dict[str, Any]) -> d
     }  # fmt: skip
     for name in names:
         plain |= BRIDGES[name]
+    logged().save(tmp_path / "posterior.json")
     text = schema.dump(plain).replace("GAP", str(gap))
+    text = text.replace("LOGGED", str(tmp_path / "posterior.json"))
     (tmp_path / "recipe.yaml").write_text(text)
     return schema.load(tmp_path / "recipe.yaml")
 
 
-def check(out: Path, names: tuple[str, ...], drawn: list[np.ndarray]) -> None:
+def logged() -> Posterior:
+    """As of a robot whose ξ lies a quarter into each range."""
+    space = Robot.load(ROBOT).space
+    width, rng = space.high - space.low, np.random.default_rng(0)
+    x = space.low + width * np.clip(0.25 + 0.05 * rng.standard_normal((64, space.K)), 0, 1)
+    return Posterior(
+        env=ROBOT, names=space.names, units=space.units, samples=x, weights=np.full(64, 1 / 64),
+        low=np.array(space.low), high=np.array(space.high), prior_std=width / np.sqrt(12),
+        log_likelihood=-1.0, log_likelihood_nominal=-2.0, gain_error=0.1, windows=10, residual={},
+    )  # fmt: skip
+
+
+def adapted(policy: Policy) -> np.ndarray:
+    """(K,) what the context becomes after this policy, with much noise, drove a robot of other
+    physics: from the four longest episodes, for it lets the pole fall within a second."""
+    robot = Robot.load(ROBOT)
+    names = [t.name for t in policy.spec.terms]
+    gap = Gap(xi={"motor_strength": 0.7, "cart_mass": 1.4})
+    worlds = Worlds(robot, 1, gap=gap, observe=names, seed=5, threads=1)
+    logs = excite(
+        worlds, Actor(policy), episodes=300, steps=1500, rng=np.random.default_rng(0),
+        excitation=1.0,
+    )  # fmt: skip
+    longest = sorted(logs.episodes, key=lambda e: len(e.command))[-4:]
+    short = [Trajectory({n: x[:26] for n, x in e.obs.items()}, e.command[:25]) for e in longest]
+    adapter = ContextAdapter(robot)
+    return adapter.adapt(adapter.prior(np.random.default_rng(0)), short).value
+
+
+def check(
+    out: Path, names: tuple[str, ...], drawn: list[np.ndarray], alignments: list[Aligned]
+) -> None:
     """That each bridge did something."""
     with (out / "log/progress.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -62,7 +109,8 @@ def check(out: Path, names: tuple[str, ...], drawn: list[np.ndarray]) -> None:
 
     policy = Policy.load(out)
     spread = np.ptp(np.concatenate(drawn), axis=0)
-    randomized = {"uniform", "epopt", "doraemon", "adr"}.intersection(names)
+    randomized = {"uniform", "epopt", "doraemon", "adr", "posterior", "reidentify"}
+    randomized = randomized.intersection(names)
     assert (spread > 0).any() == bool(randomized)  # ξ varies
     if "epopt" in names:
         assert set(column("rollout/kept")) == {4.0}
@@ -71,7 +119,19 @@ def check(out: Path, names: tuple[str, ...], drawn: list[np.ndarray]) -> None:
     if "darc" in names:
         assert any(size > 0 for size in column("darc/delta_r_size"))  # Δr is not zero
         assert column("darc/target_steps")[-1] <= 400
-    assert (policy.estimator is not None) == ("dann" in names)
+    if "posterior" in names:  # ξ varies around what was logged, not around the nominal
+        middle, mean = logged().mean, np.concatenate(drawn).mean(axis=0)
+        nominal = np.array(Robot.load(ROBOT).space.nominal)
+        assert np.linalg.norm((mean - middle) / spread) < np.linalg.norm((mean - nominal) / spread)
+    if "reidentify" in names:  # and after the logs around what these said
+        assert 0 < column("randomize/target_steps")[-1] <= 100
+    assert (policy.estimator is not None) == bool({"dann", "confusion"}.intersection(names))
+    assert len(alignments) == (policy.estimator is not None)
+    for made in alignments:  # the discriminator learns: it guesses at first, and not for good
+        domain = made.history["domain"]
+        assert domain[0] == pytest.approx(np.log(2), abs=0.15)
+        assert domain.min() < min(np.log(2), domain[0]) - 0.02
+        assert made.history["task"][-1] < 0.5 * made.history["task"][0]
     if policy.estimator is not None:  # the encoder is not the identity
         obs = torch.randn(20, policy.spec.obs_size)
         assert not torch.allclose(policy.estimator(obs), obs, atol=1e-3)
@@ -86,6 +146,9 @@ def check(out: Path, names: tuple[str, ...], drawn: list[np.ndarray]) -> None:
             )
         )
         assert not torch.equal(low, high)
+        space = Robot.load(ROBOT).space
+        moved = (adapted(policy) - space.nominal) / (space.high - space.low)
+        assert moved[space.names.index("motor_strength")] < -0.1  # z moves, towards the weak motors
 
 
 @pytest.fixture
@@ -103,18 +166,34 @@ def drawn(monkeypatch) -> list[np.ndarray]:
     return seen
 
 
+@pytest.fixture
+def alignments(monkeypatch) -> list[Aligned]:
+    """What alignment gave while training."""
+    seen: list[Aligned] = []
+    align = aligned.align
+
+    def noting(*args: Any, **more: Any) -> Aligned:
+        seen.append(align(*args, **more))
+        return seen[-1]
+
+    monkeypatch.setattr(aligned, "align", noting)
+    return seen
+
+
 PAIRS = [
     ("uniform", "darc"), ("uniform", "dann"), ("uniform", "context"), ("epopt", "darc"),
     ("epopt", "dann"), ("epopt", "context"), ("doraemon", "darc"), ("adr", "context"),
     ("darc", "dann"), ("uniform", "darc", "context"), ("uniform", "dann", "context"),
-    ("epopt", "darc", "dann", "context"),
+    ("epopt", "darc", "dann", "context"), ("posterior", "darc"), ("posterior", "confusion"),
+    ("posterior", "context"), ("uniform", "confusion"), ("darc", "confusion"),
+    ("reidentify", "darc"), ("reidentify", "dann"), ("reidentify", "context"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("names", PAIRS, ids="+".join)
-def test_bridges_go_together(names, tmp_path, drawn):
+def test_bridges_go_together(names, tmp_path, drawn, alignments):
     train(recipe(tmp_path, names, PPO), out=tmp_path / "run")
-    check(tmp_path / "run", names, drawn)
+    check(tmp_path / "run", names, drawn, alignments)
 
 
 @pytest.mark.parametrize(
@@ -122,9 +201,9 @@ def test_bridges_go_together(names, tmp_path, drawn):
     [("uniform", "darc"), ("doraemon", "dann"), ("uniform", "darc", "dann", "context")],
     ids="+".join,
 )
-def test_bridges_go_together_with_sac(names, tmp_path, drawn):
+def test_bridges_go_together_with_sac(names, tmp_path, drawn, alignments):
     train(recipe(tmp_path, names, SAC), out=tmp_path / "run")
-    check(tmp_path / "run", names, drawn)
+    check(tmp_path / "run", names, drawn, alignments)
 
 
 @pytest.mark.parametrize("names", [("doraemon", "darc", "dann"), ("adr",)], ids="+".join)

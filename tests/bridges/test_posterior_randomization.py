@@ -13,9 +13,9 @@ import pytest
 from scipy import integrate, stats
 
 from sim2real import schema
-from sim2real.bridges.randomize.posterior import FromPosterior, Smoothed, at_the_edge
+from sim2real.bridges.randomize.posterior import FromPosterior, Smoothed
 from sim2real.dynamics.distribution import Empirical, TruncatedNormal
-from sim2real.identification.posterior import Posterior
+from sim2real.identification.posterior import Posterior, at_the_edge
 from sim2real.recipe import read
 from sim2real.simulation.robot import Robot
 from sim2real.simulation.worlds import Worlds

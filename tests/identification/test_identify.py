@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from sim2real.deploy.logs.npz import EpisodeLog
 from sim2real.identification.identify import (
     _largest_step,
     _softmax,
@@ -17,7 +20,7 @@ from sim2real.identification.identify import (
     identify,
     read_trajectories,
 )
-from sim2real.identification.posterior import Posterior
+from sim2real.identification.posterior import Posterior, at_the_edge
 from sim2real.identification.windows import Observers, Trajectory
 from sim2real.simulation.robot import Robot
 from sim2real.simulation.worlds import Worlds
@@ -297,3 +300,109 @@ def test_a_robot_whose_steps_are_opaque_is_refused():
     robot = Robot.load("fetch_reach")
     with pytest.raises(InputError, match="whose steps are opaque"):
         explain(robot, excited(ticks=20))
+
+
+# A log that is not what it seems
+
+
+def spoiled(episode, name, tick, column, value) -> Trajectory:
+    if name == "command":
+        command = episode.command.copy()
+        command[tick, column] = value
+        return episode._replace(command=command)
+    x = episode.obs[name].copy()
+    x[tick, column] = value
+    return episode._replace(obs=episode.obs | {name: x})
+
+
+@pytest.mark.parametrize(
+    ("name", "tick", "column", "value", "said"),
+    [
+        ("joint_positions", 7, 2, np.nan, "tick 7: 'joint_positions', column 2, is nan"),
+        ("pitch", 0, 0, np.inf, "tick 0: 'pitch', column 0, is inf"),
+        ("command", 3, 1, np.nan, "tick 3: 'command', column 1, is nan"),
+        ("last_action", 20, 0, -np.inf, "tick 20: 'last_action', column 0, is -inf"),
+    ],
+)
+def test_a_value_that_is_not_finite_is_named(name, tick, column, value, said, capfd):
+    first, second = excited(ticks=20)
+    logs = [first, spoiled(second, name, tick, column, value)]
+    for refused in (
+        lambda: Observers(HOPPER, logs, candidates=2),
+        lambda: explain(HOPPER, logs, candidates=8, rounds=2),
+    ):
+        with pytest.raises(InputError, match=f"^episode 1 of the logs, {said}; every") as error:
+            refused()
+        assert "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "")  # MuJoCo had nothing to say
+
+
+@pytest.mark.parametrize(
+    ("name", "tick", "column"),
+    [("obs/pitch", 4, 0), ("obs/joint_velocities", 0, 1), ("command", 2, 2)],
+)
+def test_a_file_with_a_value_that_is_not_finite_is_refused(name, tick, column, logs, tmp_path):
+    whole = EpisodeLog.read(sorted(Path(logs).glob("*.npz"))[1])
+    obs = {n: x.copy() for n, x in whole.obs.items()}
+    command = whole.command.copy()
+    arrays = {**{f"obs/{n}": x for n, x in obs.items()}, "command": command}
+    arrays[name][tick, column] = np.nan
+    replace(whole, obs=obs, command=command).write(tmp_path)
+    said = (
+        f"the log of {whole.info.started}, episode {whole.info.episode}, tick {tick}: "
+        f"'{name.removeprefix('obs/')}', column {column}, is nan; every value must be finite"
+    )
+    with pytest.raises(InputError, match=said):
+        identify(tmp_path, "hopper")
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "value", "said"),
+    [
+        ("joint_positions", 1, 0.0, "'joint_positions', column 1 "),
+        ("joint_velocities", 0, 0.3, "'joint_velocities', column 0 "),
+        ("pitch", 0, 0.0, "'pitch', column 0 "),
+    ],
+)
+def test_a_sensor_that_never_changes_is_warned_of(name, column, value, said, caplog):
+    logs = [spoiled(e, name, slice(None), column, value) for e in excited(ticks=30)]
+    with caplog.at_level(logging.WARNING):
+        explain(HOPPER, logs, candidates=8, rounds=2)
+    (dead,) = [r.getMessage() for r in caplog.records if "never changes" in r.getMessage()]
+    assert dead.startswith(f"hopper: {said}")
+    assert "log without that term" in dead
+
+
+def test_what_rightly_stands_still_is_no_dead_sensor(caplog):
+    """A sensor that moves; no command at all; a target that rests, and the height of an arm that
+    has none."""
+    reacher = Robot.load("reacher")
+    terms = ["joint_positions", "joint_velocities", "target_position", "target_to_fingertip"]
+    worlds = Worlds(reacher, 1, observe=terms, threads=1)
+    told, rng = [worlds.reset()[0]], np.random.default_rng(0)
+    sent = rng.uniform(-1, 1, (30, 2))
+    told += [worlds.advance(u[None]).obs[0].copy() for u in sent]
+    parts = np.split(np.array(told), np.cumsum([2, 2, 2]), axis=1)
+    still = [spoiled(e, "pitch", slice(None), 0, 0.0) for e in excited(ticks=30, gain=0.0)]
+    with caplog.at_level(logging.WARNING):
+        explain(HOPPER, excited(ticks=30), candidates=8, rounds=2)
+        explain(HOPPER, still, candidates=8, rounds=2)
+        explain(reacher, [Trajectory(dict(zip(terms, parts, strict=True)), sent)], candidates=8,
+                rounds=2)  # fmt: skip
+    assert not [r for r in caplog.records if "never changes" in r.getMessage()]
+
+
+def test_physics_beyond_the_ranges_is_warned_of_and_physics_inside_is_not(caplog):
+    """Strength beyond an end, latency at one; mass, damping and friction are in the middle."""
+    with caplog.at_level(logging.WARNING):
+        posterior = explain(HOPPER, excited(np.array([1.2, 1.2, 0.95, 0.5, 8.0])), **QUICK)
+    said = [r.getMessage() for r in caplog.records]
+    for name, end in (("motor_strength", "lower"), ("action_latency", "upper")):
+        (sentence,) = [x for x in said if f"of '{name}' lies at the {end} edge" in x]
+        assert sentence.startswith("hopper: ")
+        assert sentence.endswith("widen the range in env.yaml and identify again")
+    assert said == [f"hopper: {x}" for x in at_the_edge(posterior, HOPPER.space)]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        explain(HOPPER, excited(np.array([1.2, 1.2, 0.95, 0.9, 4.0])), **QUICK)
+    assert not caplog.records

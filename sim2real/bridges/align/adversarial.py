@@ -36,6 +36,8 @@ from sim2real.types import Array, InputError
 
 EVERY = 50
 """Steps between two rows of the history."""
+FEATURES = 16
+"""Features at the end of an encoder at least, where a recipe does not say."""
 HELD_OUT = 0.3
 """Share of the observations on which a fresh discriminator is judged."""
 
@@ -54,8 +56,9 @@ class Dann:
     lam: float = 1.0
     """Strength of the alignment. 0 learns from the source alone. Below 0 the encoder helps the
     discriminator: a control arm, which must not help."""
-    encoder: tuple[int, ...] = (64, 16)
-    """Widths of the encoder's layers; few features at its end, or the discriminator always wins."""
+    encoder: tuple[int, ...] | None = None
+    """Widths of the encoder's layers; few features at its end, or the discriminator always wins.
+    None is what `widths` says."""
     discriminator: tuple[int, ...] = (64,)
     """Widths of the discriminator's hidden layers."""
     steps: int = 3000
@@ -73,11 +76,17 @@ class Dann:
         if not self.learning_rate > 0:
             raise InputError(f"align: learning_rate is {self.learning_rate}; it must be above 0")
         for name in ("encoder", "discriminator"):
-            widths: Sequence[int] = getattr(self, name)
-            if not widths or min(widths) < 1:
+            widths: Sequence[int] | None = getattr(self, name)
+            if widths is not None and (not widths or min(widths) < 1):
                 raise InputError(
                     f"align: {name} is {list(widths)}; it must have a layer, each at least 1 wide"
                 )
+
+    def widths(self, values: int) -> tuple[int, ...]:
+        """Of the encoder where this many values S are told: its own, or (4·F, F) with
+        F = max(16, 2·S) features, for a ReLU passes one sign, and a value has two."""
+        features = max(FEATURES, 2 * values)
+        return self.encoder or (4 * features, features)
 
     def strength(self, p: float) -> float:
         """λ at the progress p in [0, 1]."""
@@ -135,10 +144,11 @@ def align(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         mean, std = spread(labels)
-        encoder = encoder_of(source, config.encoder)
-        head = nn.Linear(config.encoder[-1], labels.shape[1])
+        widths = config.widths(labels.shape[1])
+        encoder = encoder_of(source, widths)
+        head = nn.Linear(widths[-1], labels.shape[1])
         estimator = StateEstimator(scaling_of(source), encoder, head, mean, std)
-        judge = discriminator(config.encoder[-1], config.discriminator)
+        judge = discriminator(widths[-1], config.discriminator)
     state = torch.as_tensor((labels - mean) / std, dtype=torch.float32)
     learn = _Dann if config.method == "dann" else _Confusion
     learner = learn(estimator, judge, config.learning_rate)

@@ -3,6 +3,7 @@ is alike on simulated observations and on those of the target."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,11 +14,18 @@ from torch import nn
 
 from sim2real import progress
 from sim2real.bridges.align.adversarial import Dann, align
+from sim2real.bridges.align.estimator import spread
 from sim2real.bridges.align.gather import gather, wandering
 from sim2real.policy.estimator import Estimator
 from sim2real.policy.normalizer import Normalizer
 from sim2real.simulation.worlds import Worlds
 from sim2real.types import Array, InputError
+
+LOST = 0.5
+"""An estimate whose error is above this share of the value's standard deviation is warned of: a
+quarter of its variance is lost."""
+
+log = logging.getLogger(__name__)
 
 
 def aligned_estimator(
@@ -37,6 +45,9 @@ def aligned_estimator(
 
     Raises:
         InputError: they observe different terms, or a value is not finite.
+
+    Warns, in the log of the program, where the worst term's error on simulated observations that
+    were not learned from exceeds `LOST` of its standard deviation.
     """
     names = [t.name for t in source.terms]
     if names != [t.name for t in target.terms]:
@@ -44,9 +55,26 @@ def aligned_estimator(
     told = gather(source, wandering(source, seed=seed), _each(config, source), labels=names)
     theirs = gather(target, wandering(target, seed=seed + 1), _each(config, target), labels=names)
     made = align(told.obs, told.labels, theirs.obs, config, seed=seed, report=report).estimator
+    judged = gather(source, wandering(source, seed=seed + 2), _each(config, source), labels=names)
+    share = lost(made.predict(judged.obs), judged.labels)
+    worst = int(share.argmax())
+    if share[worst] > LOST:
+        columns = [(t.name, i) for t in source.terms for i in range(t.size)]
+        log.warning(
+            "align: the estimate of '%s', column %d, errs by %.2f of its standard deviation on "
+            "simulated observations, and above %g the policy sees little of it; take a smaller "
+            "lam, more steps or observations, or a wider encoder",
+            *columns[worst], share[worst], LOST,
+        )  # fmt: skip
     layers = [*_layers(made.encoder), *_layers(made.head)]
     assert isinstance(made.scaling, Normalizer)
     return Estimator(made.scaling, nn.Sequential(*layers), made.mean, made.std)
+
+
+def lost(estimate: Array, true: Array) -> Array:
+    """(N, O), (N, O) -> (O,) root mean square error as a share of the true values' standard
+    deviation; of a constant value, in its unit."""
+    return np.sqrt(np.square(estimate - true).mean(axis=0)) / spread(true)[1]
 
 
 def _each(config: Dann, worlds: Worlds) -> int:

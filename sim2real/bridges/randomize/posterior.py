@@ -19,12 +19,8 @@ from scipy.special import logsumexp, ndtr, ndtri
 from sim2real.bridges.randomize.uniform import Uniform
 from sim2real.dynamics.distribution import Distribution, Empirical
 from sim2real.dynamics.parameter import ParameterSpace
-from sim2real.identification.posterior import Posterior
+from sim2real.identification.posterior import Posterior, at_the_edge
 from sim2real.types import Array, InputError, nearest
-
-EDGE, CROWDED = 0.05, 0.25
-"""A posterior is at an edge when the outer EDGE of its range holds CROWDED of its weight: five
-times what a uniform one would put there."""
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +58,11 @@ class FromPosterior:
             InputError: the file is missing or damaged, it is of another robot, or its samples lie
                 outside the ranges.
         """
-        return around(load(self.file), space, self.bounds(space), self.widen, self.file)
+        posterior = load(self.file)
+        made = around(posterior, space, self.bounds(space), self.widen, self.file)
+        for sentence in at_the_edge(posterior, space):
+            log.warning("%s: %s", self.file, sentence)
+        return made
 
 
 def around(
@@ -92,8 +92,6 @@ def around(
             f"{where}: {out[k]:.0%} of the posterior of '{space.names[k]}' lies outside "
             f"{low[k]:g} to {high[k]:g}; widen its range, or identify again"
         )
-    for sentence in at_the_edge(posterior, space):
-        log.warning("%s: %s", where, sentence)
     samples, weights = samples[inside], posterior.weights[inside]
     if widen == 0:
         return Empirical(samples, weights)
@@ -134,31 +132,6 @@ def _columns(file: str, posterior: Posterior, space: ParameterSpace) -> list[int
             f"does not have; identify this robot: its parameters are {', '.join(space.names)}"
         )
     return [posterior.names.index(n) for n in space.names]
-
-
-def at_the_edge(posterior: Posterior, space: ParameterSpace) -> list[str]:
-    """One sentence for each parameter whose posterior crowds at an edge of the searched range: the
-    robot may be beyond it. Ranges that are drawn in the logarithm are measured in it. A lower edge
-    of zero is left out where ξ is set or scales, as nothing is below it (latency, friction)."""
-    found: list[str] = []
-    for p in space.parameters:
-        k = posterior.names.index(p.name)
-        low, high = float(posterior.low[k]), float(posterior.high[k])
-        x, ends = posterior.samples[:, k], np.array([low, high])
-        if p.distribution == "loguniform" and low > 0:
-            x, ends = np.log(np.maximum(x, low)), np.log(ends)
-        margin = EDGE * (ends[1] - ends[0])
-        nothing_below = low == 0 and p.op in ("set", "scale")
-        at_low = 0.0 if nothing_below else float(posterior.weights[x <= ends[0] + margin].sum())
-        at_high = float(posterior.weights[x >= ends[1] - margin].sum())
-        share, edge, end = max((at_low, low, "lower"), (at_high, high, "upper"))
-        if high > low and share >= CROWDED:
-            found.append(
-                f"{share:.0%} of the posterior of '{p.name}' lies at the {end} edge of its range, "
-                f"{edge:g}, and the robot may be beyond it; widen the range in env.yaml and "
-                "identify again"
-            )
-    return found
 
 
 @dataclass(frozen=True, eq=False)
