@@ -1,6 +1,6 @@
 """Hopper with a torso of 3 to 9 kg: the worst of what it does, by how it was trained.
 
-    python tools/study_epopt.py                        5 seeds, 1 M steps each
+    python tools/study_epopt.py                        5 seeds, 2 M steps each
 
 The figure of EPOpt (Rajeswaran et al. 2017, figure 1): return over the mass of the torso, of
 policies trained at the nominal 3.67 kg alone, over the whole range, and on the worst quarter of it.
@@ -41,8 +41,8 @@ GRID = np.linspace(*KILOGRAMS, 13)
 EPISODES = 16
 """At each mass."""
 EPSILON = 0.25
-"""Four of the sixteen episodes of an iteration. The paper has 0.1 of 240: a million steps are too
-few for iterations of that size."""
+"""Four of the sixteen episodes of an iteration. The paper has 0.1 of 240: two million steps are
+too few for iterations of that size."""
 ARMS = ("nominal mass alone", "uniform", "EPOpt", "best quarter (planted bug)")
 
 
@@ -140,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/epopt"))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=1_000_000, help="simulated, kept or not")
+    parser.add_argument("--steps", type=int, default=2_000_000, help="simulated, kept or not")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
