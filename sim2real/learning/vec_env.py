@@ -82,10 +82,11 @@ class WorldsVecEnv(VecEnv):
 
 
 def _rows(columns: dict[str, Array], n: int) -> list[dict[str, Any]]:
-    values = [column.tolist() if column.ndim == 1 else column for column in columns.values()]
-    if not values:
-        return [{} for _ in range(n)]
-    return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+    rows: list[dict[str, Any]] = [{} for _ in range(n)]
+    for name, column in columns.items():
+        for row, value in zip(rows, column.tolist() if column.ndim == 1 else column, strict=True):
+            row[name] = value
+    return rows
 
 
 class History(VecEnvWrapper):
