@@ -145,8 +145,11 @@ def test_an_oracle_that_still_rises_is_a_lower_bound(returns, share, tmp_path):
 
 def test_the_winner_is_named_and_what_is_not_told_from_it(tmp_path):
     assert not any("returns most" in n for n in table(Results(tmp_path / "0", TINY), [0]).notes)
-    close = {"uniform": [[60, 62, 64]], "darc": [[61, 63, 65]], "epopt": [[10, 11, 12]]}
-    notes = table(filled(tmp_path / "1", close | {"oracle-ppo": [[99, 99, 99]]}), [0]).notes
+    close = {
+        "uniform": [[60.0, 62, 64]], "darc": [[61.0, 63, 65]], "epopt": [[10.0, 11, 12]],
+        "oracle-ppo": [[99.0, 99, 99]],
+    }  # fmt: skip
+    notes = table(filled(tmp_path / "1", close), [0]).notes
     assert notes[0] == "darc returns most so far; not told apart from it: uniform."
     every = {arm: [[10.0, 11, 12]] for arm in ARMS} | {"fine-tune": [[90.0, 91, 92]]}
     first = table(filled(tmp_path / "2", every), [0]).notes[0]
