@@ -36,6 +36,7 @@ from sim2real.bridges.randomize.curriculum import Curriculum
 from sim2real.bridges.randomize.doraemon import Doraemon
 from sim2real.bridges.randomize.epopt import EPOpt, EPOptPPO
 from sim2real.bridges.randomize.reidentify import Reidentification, Reidentify
+from sim2real.deploy.files import write_atomically
 from sim2real.learning.companion import Companion
 from sim2real.learning.distill import distill
 from sim2real.learning.learners import ALGORITHMS, build, to_policy, warm_up
@@ -57,7 +58,7 @@ from sim2real.recipe import Distill, Recipe, read
 from sim2real.simulation.make import AnyWorlds, make_worlds
 from sim2real.simulation.robot import Robot, Safety
 from sim2real.simulation.worlds import Worlds
-from sim2real.types import InputError
+from sim2real.types import Array, InputError
 
 STEPS = "time/total_timesteps"
 ESTIMATOR = "estimator.pt"
@@ -133,13 +134,17 @@ def learn(
     Raises:
         InputError: none of them can be read.
     """
-    estimator = _estimator(robot, recipe, out)
+    estimator, alignment = _estimator(robot, recipe, out)
     done, model, normalized, companions = _begin(spec, robot, recipe, estimator, saved)
     _write_folder(out, written)
-    if estimator is not None:
-        estimator.save(out / ESTIMATOR)
     curves = out / "log"
     curves.mkdir(exist_ok=True)
+    if estimator is not None:
+        estimator.save(out / ESTIMATOR)
+    if alignment:
+        rows = zip(*(column.tolist() for column in alignment.values()), strict=True)
+        lines = [",".join(alignment), *(",".join(map(str, row)) for row in rows)]
+        write_atomically(curves / "align.csv", ("\n".join(lines) + "\n").encode())
     writers: list[KVWriter] = [
         _Curve(curves / "progress.csv", done),
         TensorBoardOutputFormat(str(curves)),
@@ -263,13 +268,16 @@ def _told_nothing(robot: Robot, recipe: Recipe) -> Encode | None:
     return lambda xi, rng: encode(distribution.sample(rng, len(xi)), rng)
 
 
-def _estimator(robot: Robot, recipe: Recipe, out: Path) -> Estimator | None:
-    """What an aligned policy sees through: made once in a run, before learning by reward."""
+def _estimator(
+    robot: Robot, recipe: Recipe, out: Path
+) -> tuple[Estimator | None, dict[str, Array]]:
+    """What an aligned policy sees through, made once in a run, before learning by reward; and, when
+    it was made now, the history of its training."""
     config, path = recipe.alignment, out / ESTIMATOR
     if config is None:
-        return None
+        return None, {}
     if path.is_file():
-        return Estimator.load(path)
+        return Estimator.load(path), {}
     source = make_training_worlds(robot, replace(recipe, worlds=16), recipe.seed)
     target = _target_worlds(robot, recipe, config.gap)
     if not (isinstance(source, Worlds) and isinstance(target, Worlds)):

@@ -29,7 +29,7 @@ def mean_loss(config: Dann, seed: int) -> float:
         Worlds(CHEETAH, n, gap=gap, seed=seed + n, threads=1)
         for n, gap in ((16, None), (1, "mild"))
     )
-    estimator = aligned_estimator(config, source, target, seed=seed)
+    estimator, _ = aligned_estimator(config, source, target, seed=seed)
     seen = gather(source, wandering(source, seed=77), 100, labels=["v5"])
     with torch.no_grad():
         told = estimator(torch.as_tensor(seen.obs, dtype=torch.float32)).numpy()

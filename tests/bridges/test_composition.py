@@ -132,6 +132,8 @@ def check(
         assert domain[0] == pytest.approx(np.log(2), abs=0.15)
         assert domain.min() < min(np.log(2), domain[0]) - 0.02
         assert made.history["task"][-1] < 0.5 * made.history["task"][0]
+        kept = np.genfromtxt(out / "log/align.csv", delimiter=",", names=True)
+        np.testing.assert_allclose(kept["domain"], domain)
     if policy.estimator is not None:  # the encoder is not the identity
         obs = torch.randn(20, policy.spec.obs_size)
         assert not torch.allclose(policy.estimator(obs), obs, atol=1e-3)

@@ -35,8 +35,9 @@ def aligned_estimator(
     *,
     seed: int = 0,
     report: progress.Report = progress.silent,
-) -> Estimator:
-    """An estimator of the observation itself, from what the target's sensors tell.
+) -> tuple[Estimator, dict[str, Array]]:
+    """An estimator of the observation itself, from what the target's sensors tell, and the history
+    of its training as `Aligned.history` has it.
 
     The same random walk of commands drives both; of the target nothing but observations is used.
 
@@ -54,7 +55,8 @@ def aligned_estimator(
         raise InputError("align: source and target must observe the same terms")
     told = gather(source, wandering(source, seed=seed), _each(config, source), labels=names)
     theirs = gather(target, wandering(target, seed=seed + 1), _each(config, target), labels=names)
-    made = align(told.obs, told.labels, theirs.obs, config, seed=seed, report=report).estimator
+    aligned = align(told.obs, told.labels, theirs.obs, config, seed=seed, report=report)
+    made = aligned.estimator
     judged = gather(source, wandering(source, seed=seed + 2), _each(config, source), labels=names)
     share = lost(made.predict(judged.obs), judged.labels)
     worst = int(share.argmax())
@@ -68,7 +70,8 @@ def aligned_estimator(
         )  # fmt: skip
     layers = [*_layers(made.encoder), *_layers(made.head)]
     assert isinstance(made.scaling, Normalizer)
-    return Estimator(made.scaling, nn.Sequential(*layers), made.mean, made.std)
+    estimator = Estimator(made.scaling, nn.Sequential(*layers), made.mean, made.std)
+    return estimator, aligned.history
 
 
 def lost(estimate: Array, true: Array) -> Array:
