@@ -45,9 +45,11 @@ from sim2real.learning.vec_env import (
     Encode,
     History,
     Parts,
+    Scaled,
     WorldsVecEnv,
     corrupted,
     goal_parts,
+    scaling,
 )
 from sim2real.policy.estimator import Estimator
 from sim2real.policy.networks import mlp
@@ -353,12 +355,20 @@ def _seen(
     worlds: AnyWorlds, recipe: Recipe, encode: Encode | None, estimator: Estimator | None, seed: int
 ) -> VecEnv:
     """Worlds as the policy of a recipe sees them: estimated, with history and context."""
-    env: VecEnv = VecMonitor(WorldsVecEnv(worlds))
+    env: VecEnv = WorldsVecEnv(worlds)
+    if recipe.learner.algorithm == "ppo" and _rescaled(worlds.action_low, worlds.action_high):
+        env = Scaled(env)
+    env = VecMonitor(env)
     if estimator is not None:
         env = Estimated(env, estimator)
     if recipe.history > 1:
         env = History(env, recipe.history)
     return env if encode is None else Context(env, worlds, encode, seed)
+
+
+def _rescaled(low: Array, high: Array) -> bool:
+    """Whether commands have another range than [-1, 1]."""
+    return bool((low != -1).any() or (high != 1).any())
 
 
 def make_training_worlds(robot: Robot, recipe: Recipe, seed: int) -> AnyWorlds:
@@ -401,6 +411,10 @@ def describe(name: str, robot: Robot, recipe: Recipe) -> PolicySpec:
         if d.field == "actuator_delay"
     ]
     low, high = robot.command_range
+    head = "clip" if recipe.learner.algorithm == "ppo" or recipe.distill else "tanh"
+    scale, offset = (), ()
+    if head == "clip" and _rescaled(low, high):
+        scale, offset = (tuple(map(float, x)) for x in scaling(low, high))
     adapt = recipe.adaptation
     safety = robot.config.safety
     if safety.tilt_term is not None and safety.tilt_term not in [t.name for t in terms]:
@@ -417,7 +431,7 @@ def describe(name: str, robot: Robot, recipe: Recipe) -> PolicySpec:
         context=parameters if adapt is not None else (),
         parameters=() if adapt is not None else parameters,
         latency_ms=latency[0] if latency else (0.0, 0.0),
-        head="clip" if recipe.learner.algorithm == "ppo" or recipe.distill else "tanh",
+        head=head, scale=scale, offset=offset,
         max_tilt=safety.max_tilt, tilt_term=safety.tilt_term,
         episodes=adapt.episodes if adapt is not None else 0,
         provenance={"seed": str(recipe.seed), "steps": str(recipe.steps), **versions()},

@@ -52,6 +52,7 @@ VIEWS = {
     "ant": View(azimuth=120, elevation=-25, distance=2.8, steps=12, seed=1),
     "fetch_push": View(140, -25, 1.75, center=(1.05, 0.75, 0.5), steps=8),
     "fetch_reach": View(140, -25, 1.75, center=(1.05, 0.75, 0.5), steps=8, seed=2),
+    "go1": View(azimuth=130, elevation=-20, distance=1.3, steps=6, seed=1),
     "halfcheetah": View(azimuth=75, distance=2.4, steps=15),
     "hand_reach": View(60, -35, 0.34, center=(1.03, 0.89, 0.185), steps=8),
     "hopper": View(azimuth=75, distance=2.5, steps=40, seed=3),

@@ -106,7 +106,8 @@ class Observers:
             )
         fields = needed_fields(robot, self._compared)
         self._model = robot.compile()
-        self._engine = make_engine("mjbatch", self._model, self.N * self.E, fields, 0)
+        rest = robot.task.rest
+        self._engine = make_engine("mjbatch", self._model, self.N * self.E, fields, 0, rest)
 
     def _compared_terms(self, episode: Trajectory) -> list[Term]:
         terms = [self.robot.terms[n] for n in episode.obs if n in self.robot.terms]
@@ -144,6 +145,7 @@ class Observers:
         qpos, qvel = np.tile(self._qpos[:, 0], (N, 1)), np.tile(self._qvel[:, 0], (N, 1))
         data = engine.data
         data["last_action"] = np.zeros((N * E, self._command.shape[2]))
+        data["goal"] = np.zeros((N * E, len(self.robot.task.goal_names)))
         headings = [t.quaternion for t in self._compared if t.quaternion is not None]
         engine.reset(worlds, qpos, qvel)
         error = np.full((N, E, self.T, self._logged.shape[2]), np.nan)

@@ -56,6 +56,9 @@ def distill(
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, rounds)
     features = torch.zeros(rounds * ROLLOUT * B, student.spec.feature_size)
     targets = torch.zeros(rounds * ROLLOUT * B, student.spec.action_size)
+    scale, offset = (
+        torch.tensor(x) for x in (student.spec.action_scale, student.spec.action_offset)
+    )
     gathered = 0
     obs = worlds.reset()
     context = None if encode is None else encode(worlds.xi, rng)
@@ -68,7 +71,7 @@ def distill(
                 seen, _ = student.features(_tensor(obs[:, :O]), state, reset)
                 own, state = student(_tensor(obs[:, :O]), state, reset)
                 features[gathered : gathered + B] = seen
-                targets[gathered : gathered + B] = said
+                targets[gathered : gathered + B] = (said - offset) / scale
                 gathered += B
                 acts = torch.rand(B, 1, generator=generator) < follow
                 command = torch.where(acts, said, own)

@@ -89,6 +89,32 @@ def _rows(columns: dict[str, Array], n: int) -> list[dict[str, Any]]:
     return rows
 
 
+class Scaled(VecEnvWrapper):
+    """Actions in [-1, 1] instead of commands in their unit: 0 is the middle of a command's range.
+    Stable-Baselines3's Gaussian policies begin at 0 with a spread of 1, whatever the range."""
+
+    def __init__(self, venv: VecEnv) -> None:
+        space = venv.action_space
+        assert isinstance(space, spaces.Box)
+        self._scale, self._offset = scaling(space.low, space.high)
+        unit = np.ones(space.shape, np.float32)
+        super().__init__(venv, action_space=spaces.Box(-unit, unit, dtype=np.float32))
+
+    def reset(self) -> VecEnvObs:
+        return self.venv.reset()
+
+    def step_async(self, actions: Array) -> None:
+        self.venv.step_async((actions * self._scale + self._offset).astype(np.float32))
+
+    def step_wait(self) -> VecEnvStepReturn:
+        return self.venv.step_wait()
+
+
+def scaling(low: Array, high: Array) -> tuple[Array, Array]:
+    """(A,), (A,) half the range of each command, and its middle."""
+    return (high - low) / 2, (high + low) / 2
+
+
 class History(VecEnvWrapper):
     """The last H observations, oldest first, flattened to (B, H·O); an episode starts with H
     copies of its first."""

@@ -94,9 +94,10 @@ class Replay:
         forced = bool(plan.force.any())
         fields = [*self._fields, "qfrc_applied"] if forced else self._fields
         # One thread: a step of so few worlds is over before the others have woken up.
-        engine = make_engine("mjbatch", self.model, B, fields, 1)
+        engine = make_engine("mjbatch", self.model, B, fields, 1, self.robot.task.rest)
         data = engine.data
         data["last_action"] = np.zeros((B, self.model.nu))
+        data["goal"] = np.zeros((B, len(self.robot.task.goal_names)))
         qpos, qvel = np.tile(self.qpos[:, 0], (W, 1)), np.tile(self.qvel[:, 0], (W, 1))
         rng = np.random.default_rng(np.random.SeedSequence([seed, 8]))
         for i in range(B):

@@ -43,19 +43,23 @@ class Engine(ABC):
 
 
 def make_engine(
-    name: str, model: mujoco.MjModel, num_worlds: int, fields: Sequence[str], threads: int
-) -> Engine:
-    """The engine `name`, or the reference where a field is one that mjbatch does not give."""
+    name: str, model: mujoco.MjModel, num_worlds: int, fields: Sequence[str], threads: int,
+    rest: Array | None = None,
+) -> Engine:  # fmt: skip
+    """The engine `name`, or the reference where a field is one that mjbatch does not give. `rest`
+    (A,) is the command that actuators with latency still get after a reset; None is zeros."""
     threads = threads or os.cpu_count() or 1
+    rest = None if rest is None or not rest.any() else rest
     if name == "reference" or _AFTER_STEP.intersection(fields):
-        return ReferenceEngine(model, num_worlds, fields, threads)
-    return MjbatchEngine(model, num_worlds, fields, threads)
+        return ReferenceEngine(model, num_worlds, fields, threads, rest)
+    return MjbatchEngine(model, num_worlds, fields, threads, rest)
 
 
 class MjbatchEngine(Engine):
     def __init__(
-        self, model: mujoco.MjModel, num_worlds: int, fields: Sequence[str], threads: int
-    ) -> None:
+        self, model: mujoco.MjModel, num_worlds: int, fields: Sequence[str], threads: int,
+        rest: Array | None = None,
+    ) -> None:  # fmt: skip
         before = _threads()
         self._batch = mjbatch.Batch(model, num_worlds, min(threads, num_worlds))
         _spread(sorted(_threads() - before))
@@ -65,6 +69,10 @@ class MjbatchEngine(Engine):
         self.data |= {n: self._batch.expand(n) for n in names if n not in derived}
         self._ctrl = self._batch.bind("ctrl")
         self._expanded: dict[str, Array] = {}
+        self._history: Array | None = None
+        if rest is not None and model.actuator_history[:, 0].any():
+            self._history = self._batch.bind("history")
+            self._held, self._command = _held(model, rest)
 
     def set_model(self, worlds: Array, values: Mapping[str, Array], derive: bool) -> None:
         for field, value in values.items():
@@ -87,11 +95,25 @@ class MjbatchEngine(Engine):
         now[worlds] = qpos
         moving[worlds] = qvel
         self._batch.reset(ids)
+        if self._history is not None:
+            self._history[np.ix_(worlds, self._held)] = self._command
 
     def step(self, ctrl: Array, nstep: int) -> None:
         self._ctrl[:] = ctrl
         _stop_clock()
         self._batch.step(nstep=nstep)
+
+
+def _held(model: mujoco.MjModel, rest: Array) -> tuple[Array, Array]:
+    """Where MjData.history keeps the commands that are under way to the actuators, and what they
+    are at rest. Of each actuator it has two numbers, then n times, then n commands."""
+    places: list[Array] = []
+    commands: list[Array] = []
+    for i in np.flatnonzero(model.actuator_history[:, 0]):
+        n, begin = int(model.actuator_history[i, 0]), int(model.actuator_historyadr[i])
+        places.append(begin + 2 + n + np.arange(n))
+        commands.append(np.full(n, rest[i]))
+    return np.concatenate(places), np.concatenate(commands)
 
 
 def _stop_clock() -> None:
@@ -120,8 +142,10 @@ def _spread(workers: Sequence[int]) -> None:
 
 class ReferenceEngine(Engine):
     def __init__(
-        self, model: mujoco.MjModel, num_worlds: int, fields: Sequence[str], threads: int
-    ) -> None:
+        self, model: mujoco.MjModel, num_worlds: int, fields: Sequence[str], threads: int,
+        rest: Array | None = None,
+    ) -> None:  # fmt: skip
+        self._rest = rest
         self._models = [model] * num_worlds
         self._own = np.zeros(num_worlds, bool)
         self._data = [mujoco.MjData(model) for _ in range(num_worlds)]
@@ -158,6 +182,10 @@ class ReferenceEngine(Engine):
         for row, i in enumerate(worlds):
             model, data = self._models[i], self._data[i]
             mujoco.mj_resetData(model, data)
+            if self._rest is not None:
+                for actuator in np.flatnonzero(model.actuator_history[:, 0]).tolist():
+                    held = np.full(model.actuator_history[actuator, 0], self._rest[actuator])
+                    mujoco.mj_initCtrlHistory(model, data, actuator, None, held)
             data.qpos[:] = qpos[row]
             data.qvel[:] = qvel[row]
             mujoco.mj_forward(model, data)

@@ -78,6 +78,31 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class ServoFriction:
+    """What the gears of a servo add to the dry friction of its joint; see friction.py."""
+
+    stribeck: Value = 0.0
+    """At rest, and less with speed [N m]."""
+    load: Value = 0.0
+    """Share of the load on the gears."""
+    load_stribeck: Value = 0.0
+    """Share of the load at rest, and less with speed."""
+    speed: Value = 1.0
+    """At which the last two have fallen to 1/e [rad/s]."""
+    exponent: Value = 1.0
+
+    def __post_init__(self) -> None:
+        _within(self, ("stribeck", "load", "load_stribeck"))
+        for name in ("speed", "exponent"):
+            if any(end <= 0 for end in ends(getattr(self, name))):
+                raise InputError(f"{name} must be above 0")
+
+    @property
+    def there(self) -> bool:
+        return any(_present(v) for v in (self.stribeck, self.load, self.load_stribeck))
+
+
+@dataclass(frozen=True)
 class Actuators:
     strength: Value = 1.0
     """Share of every command that reaches the joint."""
@@ -91,6 +116,8 @@ class Actuators:
     """A joint at rest stays at rest under commands below this share of the full command."""
     stiction_speed: Value = 0.1
     """[rad/s or m/s] below which a joint counts as at rest."""
+    friction: ServoFriction = field(default_factory=ServoFriction)
+    """What the gears do with load and speed."""
 
     def __post_init__(self) -> None:
         _within(self, ("strength", "lag_ms", "backlash", "stiction", "stiction_speed"))
@@ -101,6 +128,7 @@ class Actuators:
         given = {
             "strength": self.strength != 1.0, "weak": bool(self.weak), "lag_ms": self.lag_ms != 0.0,
             "backlash": self.backlash != 0.0, "stiction": self.stiction != 0.0,
+            "friction": self.friction.there,
         }  # fmt: skip
         return [name for name, said in given.items() if said]
 

@@ -213,6 +213,8 @@ class GymnasiumRobot(Robot):
             return f"its {A} commands are not those of the model's {model.nu} actuators, one by one"
         if effect == "lag_ms":
             return COMPILED
+        if effect == "friction":
+            return "it changes with every physics step, and a Gymnasium environment makes several"
         return super()._no_meaning(effect, of)
 
 

@@ -137,7 +137,7 @@ class GymnasiumWorlds:
                 dof = self.model.jnt_dofadr[self.model.actuator_trnid[:, 0]]
             self._reality = Reality(
                 gap, robots, actuators=self.robot.actuators, low=low, high=high, dof=dof,
-                terms=self.terms, control_period=self.control_period,
+                servo=np.zeros(len(low)), terms=self.terms, control_period=self.control_period,
             )  # fmt: skip
 
     def seed_world(self, world: int, seed: int) -> None:

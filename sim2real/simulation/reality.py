@@ -21,11 +21,12 @@ class Reality:
 
     def __init__(
         self, gap: Gap, rngs: Sequence[np.random.Generator], *, actuators: Sequence[str],
-        low: Array, high: Array, dof: Array, terms: Sequence[Term], control_period: float,
+        low: Array, high: Array, dof: Array, servo: Array, terms: Sequence[Term],
+        control_period: float,
     ) -> None:  # fmt: skip
         self._size = sum(t.size for t in terms)
         self._noise = Noise(len(rngs), normals=2 * self._size, uniforms=5)
-        self._command = CommandPath(gap, rngs, actuators, low, high, dof)
+        self._command = CommandPath(gap, rngs, actuators, low, high, dof, servo)
         self._observation = ObservationPath(gap, rngs, terms, control_period)
         self._disturbance = Disturbance(gap, rngs, control_period)
         self._normal = np.zeros((len(rngs), 2 * self._size))
@@ -88,11 +89,12 @@ class Noise:
 
 class CommandPath:
     """From the policy's command to what the physics gets: packet loss, strength, backlash,
-    stiction, in this order. Latency and lag follow inside the MuJoCo model."""
+    stiction, and what a servo's encoder is off, in this order. Latency and lag follow inside the
+    MuJoCo model."""
 
     def __init__(
         self, gap: Gap, rngs: Sequence[np.random.Generator], names: Sequence[str],
-        low: Array, high: Array, dof: Array,
+        low: Array, high: Array, dof: Array, servo: Array,
     ) -> None:  # fmt: skip
         a = gap.actuators
         A = len(names)
@@ -103,6 +105,8 @@ class CommandPath:
         self._backlash = sample(a.backlash, rngs)[:, None]
         self._stiction = sample(a.stiction, rngs)[:, None] * np.maximum(abs(low), abs(high))
         self._speed = sample(a.stiction_speed, rngs)[:, None]
+        # a servo holds what its own encoder says, and not where the joint is
+        self._astray = sample(gap.mounting.encoder, rngs)[:, None] * servo  # (B, A)
         self._dof = dof  # (A,) the degree of freedom that each actuator drives
         self._last = np.zeros((len(rngs), A))
         self._play = np.zeros((len(rngs), A))
@@ -121,7 +125,7 @@ class CommandPath:
         self._play = np.clip(self._play, u - self._backlash, u + self._backlash)
         u = self._play
         resting = np.abs(qvel[:, self._dof]) < self._speed
-        return np.where(resting & (np.abs(u) < self._stiction), 0.0, u)
+        return np.where(resting & (np.abs(u) < self._stiction), 0.0, u) - self._astray
 
 
 class ObservationPath:

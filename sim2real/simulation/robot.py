@@ -62,6 +62,8 @@ class EnvConfig:
     """With `gymnasium`: names of an action's entries where they are not the model's actuators."""
     task: str = ""
     """A shipped task, `module:Class`, or `task.py:Class` in this folder."""
+    rewards: dict[str, float] = field(default_factory=dict[str, float])
+    """Weights of the task's reward terms [1/s], for tasks that have some."""
     task_access: Access = "privileged"
     """Whether a robot could measure the task's own observation, the term `v5`."""
     command_unit: str = "1"
@@ -167,7 +169,7 @@ class Robot(ABC):
             for i in of:
                 if _is_servo(model, i):
                     return f"actuator '{self.actuators[i]}' {SERVO}"
-        if effect == "stiction":
+        if effect in ("stiction", "friction"):
             for i in of:
                 if model.actuator_trntype[i] != int(mujoco.mjtTrn.mjTRN_JOINT):
                     return f"actuator '{self.actuators[i]}' does not drive a joint"
@@ -359,7 +361,9 @@ class MjcfRobot(Robot):
     def task(self) -> Task:
         """Raises InputError for a task of one's own whose code is wrong."""
         config = self.config
-        return load_task(config.task, self.folder, self.model, config.frame_skip, self.where)
+        return load_task(
+            config.task, self.folder, self.model, config.frame_skip, self.where, config.rewards
+        )
 
     @property
     def episode_steps(self) -> int:
@@ -371,7 +375,9 @@ class MjcfRobot(Robot):
 
     def _resolve_terms(self) -> dict[str, Term]:
         task, model = self.task, self.model
-        data = {"qpos": model.qpos0[None], "qvel": np.zeros((1, model.nv))}
+        data = {"qpos": model.qpos0[None], "qvel": np.zeros((1, model.nv)),
+                "last_action": task.rest[None],
+                "goal": np.zeros((1, len(task.goal_names)))}  # fmt: skip
         state = mujoco.MjData(model)
         mujoco.mj_forward(model, state)
         for name in task.fields:
@@ -391,6 +397,12 @@ class MjcfRobot(Robot):
                 names = config.joints or tuple(f"{name}[{i}]" for i in range(n))
                 terms[name] = Term(name, n, config.unit, config.frame, config.sensor,
                                    config.access, names, read)  # fmt: skip
+            elif config.source == "goal":
+                if not task.goal_names:
+                    raise InputError(f"{where}: source goal: the task asks for nothing")
+                terms[name] = Term(name, len(task.goal_names), config.unit, config.frame,
+                                   config.sensor, config.access, task.goal_names,
+                                   lambda data: data["goal"])  # fmt: skip
             else:
                 terms[name] = resolve(name, config, model, where)
         watched = self.config.safety.tilt_term
@@ -440,9 +452,22 @@ class MjcfRobot(Robot):
         return logged if logged.known_qpos.any() or logged.known_qvel.any() else None
 
 
+DC_MOTOR_VOLTAGE = 0
+"""Input mode of MuJoCo's DC motor in which its command is a voltage."""
+
+
+def servos(model: mujoco.MjModel) -> Array:
+    """(A,) bool: the actuators that take a position of their joint."""
+    kind, mode = model.actuator_gaintype, model.actuator_gainprm[:, 8]
+    motor = (kind == int(mujoco.mjtGain.mjGAIN_DCMOTOR)) & (mode == 1)
+    return motor | (model.actuator_biasprm[:, 1] != 0) & (model.actuator_biastype == 1)
+
+
 def _is_servo(model: mujoco.MjModel, actuator: int) -> bool:
     """Whether it takes a position or a speed and feeds it back; a constant bias feeds nothing
     back, and the command stays a force."""
+    if int(model.actuator_gaintype[actuator]) == int(mujoco.mjtGain.mjGAIN_DCMOTOR):
+        return int(model.actuator_gainprm[actuator, 8]) != DC_MOTOR_VOLTAGE
     bias = int(model.actuator_biastype[actuator])
     feedback = model.actuator_biasprm[actuator, 1:3]  # of length and of velocity
     affine = bias == int(mujoco.mjtBias.mjBIAS_AFFINE) and bool(feedback.any())

@@ -8,7 +8,7 @@ simulator's state it determines, so that a log can be put back into a world.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import mujoco
@@ -33,6 +33,8 @@ class TermConfig:
     frame: str = "joint"
     joints: tuple[str, ...] = ()
     """Joint or body names, for sources that read them; in the order of the values."""
+    site: str = ""
+    """Of gravity and gyro: the site that the sensor is mounted as; empty: as the body."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,23 @@ SOURCES: dict[str, Callable[[mujoco.MjModel, Sequence[str], str], _Source]] = {
 }
 
 
+def _mounted(source: _Source, model: mujoco.MjModel, name: str, where: str) -> _Source:
+    """The same vector as a sensor tells it whose axes are those of a site. What it says of the
+    state is what it would say if the site were not turned."""
+    names = [model.site(i).name for i in range(model.nsite)]
+    if name not in names:
+        listed = ", ".join(n for n in names if n)
+        raise InputError(f"{where}: no site '{name}'{nearest(name, names)}; they are {listed}")
+    i = names.index(name)
+
+    def read(d: Mapping[str, Array]) -> Array:
+        q = d["site_quat"][:, i]
+        w, v, x = q[:, :1], -q[:, 1:], source.read(d)  # the inverse rotation
+        return x + 2 * (w * np.cross(v, x) + np.cross(v, np.cross(v, x)))
+
+    return replace(source, read=read, fields=(*source.fields, "site_quat"))
+
+
 def check_finite(
     robot: str, terms: Sequence[Term], obs: Array, reward: Array | None = None
 ) -> None:
@@ -202,6 +221,10 @@ def resolve(name: str, config: TermConfig, model: mujoco.MjModel, where: str) ->
             f"the sources are {known}"
         )
     s = SOURCES[config.source](model, config.joints, where)
+    if config.site:
+        if not s.vector:
+            raise InputError(f"{where}: site: only gravity and gyro turn with a site")
+        s = _mounted(s, model, config.site, where)
     return Term(
         name, s.size, config.unit, config.frame, config.sensor, config.access, s.elements, s.read,
         s.vector, s.qpos, s.qvel, s.quaternion, s.fields,

@@ -12,9 +12,10 @@ import numpy as np
 from sim2real.dynamics.distribution import Distribution
 from sim2real.simulation.draws import Draws
 from sim2real.simulation.engine import make_engine
+from sim2real.simulation.friction import FIELDS, GearFriction
 from sim2real.simulation.gap import Gap, sample
 from sim2real.simulation.reality import Reality
-from sim2real.simulation.robot import MjcfRobot, Robot
+from sim2real.simulation.robot import MjcfRobot, Robot, servos
 from sim2real.simulation.terms import Term
 from sim2real.types import Array, InputError, Step
 
@@ -32,6 +33,8 @@ class Start(NamedTuple):
     """(nv,)"""
     noise: tuple[int, ...]
     """Seed of the sensor noise, packet losses and pushes."""
+    goals: Array
+    """(S, G)"""
 
 
 class Worlds:
@@ -88,9 +91,12 @@ class Worlds:
         self.control_period = robot.control_period
         self.action_low, self.action_high = robot.command_range
         fields = needed_fields(robot, self.terms)
-        self._engine = make_engine(engine, model, B, fields, threads)
+        if gap.actuators.friction.there:
+            fields = list(dict.fromkeys([*fields, *FIELDS]))
+        self._engine = make_engine(engine, model, B, fields, threads, self.task.rest)
         self.data = self._engine.data
-        self.data["last_action"] = np.zeros((B, model.nu))
+        self.data["last_action"] = np.tile(self.task.rest, (B, 1))
+        self.data["goal"] = np.zeros((B, len(self.task.goal_names)))
         self._after_step = [f for f in ("cfrc_ext",) if f in fields]
         self.ticks = np.zeros(B, int)
         self.episodes = np.zeros(B, int)
@@ -115,6 +121,13 @@ class Worlds:
             delay = [p.field == "actuator_delay" for p in self.space.parameters].index(True)
             self.draws.pinned[:, delay] = sample(gap.latency.action_ms, robots)
         self._lag = np.maximum(sample(gap.actuators.lag_ms, robots) / 1000, 1e-9)
+        self._gears: GearFriction | None = None
+        if gap.actuators.friction.there:
+            driven = self.model.jnt_dofadr[self.model.actuator_trnid[:, 0]]
+            self._gears = GearFriction(gap.actuators.friction, robots, driven)
+            own = self.space.values(self._written).get("dof_frictionloss")
+            own = np.tile(self.model.dof_frictionloss, (B, 1)) if own is None else own
+            self._own_friction = own[:, driven]
         self._reality: Reality | None = None
         if not gap.in_the_model:
             low, high = self.action_low, self.action_high
@@ -123,6 +136,7 @@ class Worlds:
                 dof = self.model.jnt_dofadr[self.model.actuator_trnid[:, 0]]
             self._reality = Reality(
                 gap, robots, actuators=self.robot.actuators, low=low, high=high, dof=dof,
+                servo=servos(self.model),
                 terms=self.terms, control_period=self.control_period,
             )  # fmt: skip
         if gap.lag:
@@ -167,12 +181,15 @@ class Worlds:
         for row, i in enumerate(index.tolist()):
             if starts is None:
                 q, v = self.task.initial_state(self._reset_rng[i])
+                goals = self.task.goals(self._reset_rng[i])
                 qpos[row], qvel[row] = q, v
                 noise = (self._noise_seed[i], i, 3, episodes[row])
-                self.starts[i] = Start(new_xi[row], q.copy(), v.copy(), noise)
+                self.starts[i] = Start(new_xi[row], q.copy(), v.copy(), noise, goals)
             else:
+                goals = starts[row].goals
                 qpos[row], qvel[row] = starts[row].qpos, starts[row].qvel
                 self.starts[i] = starts[row]
+            self.data["goal"][i] = goals[0]
         self.set_state(index, qpos, qvel)
         self.episodes[index] += 1
         self.ticks[index] = 0
@@ -189,7 +206,7 @@ class Worlds:
     def set_state(self, worlds: Array, qpos: Array, qvel: Array) -> None:
         """Puts worlds (n,) at rest in time at qpos (n, nq) and qvel (n, nv), nothing pending."""
         self._engine.reset(worlds, qpos, qvel)
-        self.data["last_action"][worlds] = 0.0
+        self.data["last_action"][worlds] = self.task.rest
         for name in self._after_step:
             self.data[name][worlds] = 0.0
 
@@ -224,16 +241,38 @@ class Worlds:
         if self._reality is not None:
             ctrl, push = self._reality.act(action, data["qvel"])
             data["qvel"][:, 0] += push
-        self._engine.step(ctrl, self.robot.config.frame_skip)
+        self._advance(ctrl)
         data["last_action"][:] = action
         reward, info = self.task.reward(data, before, action, self.control_period)
         terminated = self.task.terminated(data)
         self.ticks += 1
         truncated = self.ticks >= self.task.episode_steps
+        self._ask()
         obs = self._observe()
         if self._reality is not None:
             obs = self._reality.observe(obs)
         return Step(obs, reward, terminated, truncated, obs, info)
+
+    def _advance(self, ctrl: Array) -> None:
+        """The physics of one control step under ctrl (B, A)."""
+        if self._gears is None:
+            self._engine.step(ctrl, self.robot.config.frame_skip)
+            return
+        everyone, friction = np.arange(self.num_worlds), self.data["dof_frictionloss"].copy()
+        for _ in range(self.robot.config.frame_skip):
+            friction[:, self._gears.dofs] = self._gears.bound(self._own_friction, self.data)
+            self._engine.set_model(everyone, {"dof_frictionloss": friction}, derive=False)
+            self._engine.step(ctrl, 1)
+
+    def _ask(self) -> None:
+        """Puts the next goal in the place of the one before, where its time has come."""
+        every = self.task.goal_steps
+        if not every:
+            return
+        for i in np.flatnonzero(self.ticks % every == 0).tolist():
+            start = self.starts[i]
+            assert start is not None
+            self.data["goal"][i] = start.goals[min(self.ticks[i] // every, len(start.goals) - 1)]
 
     def _observe(self) -> Array:
         parts = [term.read(self.data) for term in self.terms]
@@ -245,8 +284,11 @@ class Worlds:
         if not changed.all():
             worlds, xi = worlds[changed], xi[changed]
         if len(worlds):
-            self._engine.set_model(worlds, self.space.values(xi), self.space.needs_const)
+            values = self.space.values(xi)
+            self._engine.set_model(worlds, values, self.space.needs_const)
             self._written[worlds] = xi
+            if self._gears is not None and "dof_frictionloss" in values:
+                self._own_friction[worlds] = values["dof_frictionloss"][:, self._gears.dofs]
 
 
 def needed_fields(robot: MjcfRobot, terms: Sequence[Term]) -> list[str]:

@@ -161,10 +161,9 @@ def test_the_tilt_is_something_that_can_be_measured(name):
 
 
 @every_env
-def test_the_gaps_are_mild_worn_and_unseen(name):
+def test_mild_worn_and_unseen_are_there(name):
     robot = Robot.load(name)
-    own = [g for g in content.gap_names(name) if not g.startswith("odrl_") and g != "dead_actuator"]
-    assert own == ["mild", "unseen", "worn"]
+    assert {"mild", "unseen", "worn"} <= set(content.gap_names(name))
     mild, worn, unseen = (robot.gap(gap) for gap in ("mild", "worn", "unseen"))
     for gap in (mild, worn, unseen):
         assert gap.description
@@ -182,9 +181,13 @@ def test_worn_has_one_effect_that_the_model_does_not_have(name):
 
 
 @every_env
-@pytest.mark.parametrize("gap", [None, "mild", "worn", "unseen"])
-def test_it_steps_with_every_gap(name, gap):
+def test_it_steps_with_every_gap(name):
     robot = Robot.load(name)
+    for gap in (None, *(g for g in content.gap_names(name) if not g.startswith("odrl_"))):
+        steps(robot, name, gap)
+
+
+def steps(robot, name, gap):
     for observe in (None, *robot.config.observations):
         env = make_env(name, gap=gap, observe=observe)
         env.action_space.seed(0)

@@ -57,7 +57,8 @@ def observe(path, truth, seed=0):
 
 def command_path(gap, worlds=1, names=("a", "b"), high=(1.0, 2.0)):
     high = np.array(high)
-    return CommandPath(gap, rngs(worlds), names, -high, high, np.arange(len(names)))
+    dof = np.arange(len(names))
+    return CommandPath(gap, rngs(worlds), names, -high, high, dof, np.zeros(len(names)))
 
 
 def command(path, action, qvel=None, seed=0):

@@ -27,7 +27,7 @@ REFERENCES = {  # task -> environment, model file, frame_skip
     "reacher": ("Reacher-v5", "reacher.xml", 2),
     "walker2d": ("Walker2d-v5", "walker2d_v5.xml", 4),
 }
-every_task = pytest.mark.parametrize("name", sorted(TASKS))
+every_task = pytest.mark.parametrize("name", sorted(REFERENCES))
 
 
 def load(name):

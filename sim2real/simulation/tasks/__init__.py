@@ -1,4 +1,5 @@
-"""The tasks by name. Each is Gymnasium's `-v5` environment of that name, bit for bit."""
+"""The tasks by name. All but `velocity` are Gymnasium's `-v5` environments of that name, bit for
+bit."""
 
 from sim2real.simulation.tasks.ant import Ant
 from sim2real.simulation.tasks.base import Task
@@ -9,6 +10,7 @@ from sim2real.simulation.tasks.inverted_double_pendulum import InvertedDoublePen
 from sim2real.simulation.tasks.inverted_pendulum import InvertedPendulum
 from sim2real.simulation.tasks.pusher import Pusher
 from sim2real.simulation.tasks.reacher import Reacher
+from sim2real.simulation.tasks.velocity import Velocity
 from sim2real.simulation.tasks.walker2d import Walker2d
 
 __all__ = ["TASKS", "Task"]
@@ -22,5 +24,6 @@ TASKS: dict[str, type[Task]] = {
     "inverted_pendulum": InvertedPendulum,
     "pusher": Pusher,
     "reacher": Reacher,
+    "velocity": Velocity,
     "walker2d": Walker2d,
 }

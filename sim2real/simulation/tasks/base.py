@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -39,31 +41,49 @@ class Task(ABC):
             def terminated(self, data):
                 return data["site_xpos"][:, 0, 2] < 0.5                          # (B,)
 
-    **data** maps names to arrays (B, ...): `qpos` (B, nq) and `qvel` (B, nv) always, and every name
-    in `fields`: a field of MjData in MjData's own shape, or `body_mass` (B, nbody) as each world
-    has it. The arrays are views that the next step overwrites: copy what you keep, write to none.
+    **data** maps names to arrays (B, ...): `qpos` (B, nq), `qvel` (B, nv), `last_action` (B, A) and
+    `goal` (B, G) always, and every name in `fields`: a field of MjData in MjData's own shape, or
+    `body_mass` (B, nbody) as each world has it. The arrays are views that the next step overwrites:
+    copy what you keep, write to none.
     As after `mj_step`, derived fields (`xpos`, `cvel`, ...) are one substep behind `qpos` and
     `qvel`; `cfrc_ext` is what `mj_rnePostConstraint` gives after a step, and 0 after a reset.
 
     Write for all worlds at once (`data["qpos"][:, 0]`, never a loop over B), keep no state between
-    calls, and draw random numbers in `initial_state` only: then results depend neither on the
-    number of worlds nor on the number of threads. Units are the model's: SI, seconds, radians.
+    calls, and draw random numbers in `initial_state` and `goals` only: then results depend neither
+    on the number of worlds nor on the number of threads. Units are the model's: SI, seconds,
+    radians.
     """
 
     fields: tuple[str, ...] = ()
     """MjData fields the task reads besides qpos and qvel; `body_mass` is also understood."""
     episode_steps: int = 1000
     """Control steps after which an episode is truncated."""
+    goal_names: tuple[str, ...] = ()
+    """What somebody asks of the robot, value by value: a velocity, or a point to reach."""
+    goal_steps: int = 0
+    """Control steps after which the next goal of an episode takes its place; 0 is never."""
+    reward_terms: Mapping[str, Callable[[Any], Array]] = MappingProxyType({})
+    """What the reward may be a weighted sum of, see `weighted`: name -> function of one argument,
+    whatever the task makes of a step, that gives (B,)."""
+    weights: Mapping[str, float] = MappingProxyType({})
+    """Name of a reward term -> its weight [1/s], as env.yaml says under `rewards`."""
 
     def __init__(self, model: mujoco.MjModel):
         """Remember the nominal model; raise InputError where it lacks what the task needs."""
         self.model = model
         self.init_qpos: Array = model.qpos0.copy()  # (nq,)
         self.init_qvel: Array = np.zeros(model.nv)  # (nv,)
+        self.rest: Array = np.zeros(model.nu)
+        """(A,) the command before the first of an episode: nothing for motors, where it stands for
+        servos."""
 
     @abstractmethod
     def initial_state(self, rng: np.random.Generator) -> tuple[Array, Array]:
         """Draw where one world begins an episode: qpos (nq,), qvel (nv,)."""
+
+    def goals(self, rng: np.random.Generator) -> Array:
+        """Draw what one episode asks for, (S, G): one goal after another, the last for the rest."""
+        return np.zeros((1, len(self.goal_names)))
 
     @abstractmethod
     def observe(self, data: Mapping[str, Array]) -> Array:
@@ -82,6 +102,33 @@ class Task(ABC):
         `before` is what the method of that name gave, `action` (B, A) the command of the step in
         the dtype the policy gave it, `dt` the control period [s].
         """
+
+    def weigh(self, weights: Mapping[str, float], where: str) -> None:
+        """Takes the weights of the reward terms; a term without one is not computed.
+
+        Raises:
+            InputError: a name that is no reward term of this task, or no weight where there are
+                terms. `where` is the place that gives them.
+        """
+        known = ", ".join(self.reward_terms)
+        for name in weights:
+            if name not in self.reward_terms:
+                listed = f"the terms are {known}" if known else "its reward has no weights"
+                raise InputError(
+                    f"{where}: rewards: the task has no reward term '{name}'"
+                    f"{nearest(name, self.reward_terms)}; {listed}"
+                )
+        if self.reward_terms and not weights:
+            raise InputError(f"{where}: rewards is missing; give a weight to some of {known}")
+        self.weights = MappingProxyType(dict(weights))
+
+    def weighted(self, moment: Any, dt: float) -> tuple[Array, dict[str, Array]]:
+        """The reward (B,) of a step, Σ weight · term · dt, and its parts as `reward_<term>`."""
+        parts = {
+            f"reward_{name}": weight * dt * self.reward_terms[name](moment)
+            for name, weight in self.weights.items()
+        }
+        return np.sum(list(parts.values()), axis=0), parts
 
     def terminated(self, data: Mapping[str, Array]) -> Array:
         """(B,) bool: the task has ended for good, with no value beyond."""

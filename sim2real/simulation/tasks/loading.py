@@ -25,15 +25,20 @@ from sim2real.simulation.tasks.base import Task
 from sim2real.types import Array, InputError, nearest
 
 
-def load_task(task: str, folder: Path, model: mujoco.MjModel, frame_skip: int, where: str) -> Task:
-    """The task that `where`, the env.yaml in `folder`, names.
+def load_task(
+    task: str, folder: Path, model: mujoco.MjModel, frame_skip: int, where: str,
+    rewards: Mapping[str, float] | None = None,
+) -> Task:  # fmt: skip
+    """The task that `where`, the env.yaml in `folder`, names, with the weights of its rewards.
 
     Raises:
         InputError: there is no such task, its code raises, or what a method of it gives has not
             the shape and type that `Task` says.
     """
     if task in TASKS:
-        return TASKS[task](model)
+        shipped = TASKS[task](model)
+        shipped.weigh(rewards or {}, where)
+        return shipped
     path, kind = _class(task, folder, where)
     if not (isinstance(kind, type) and issubclass(kind, Task)):
         raise InputError(f"{where}: task: {path} has no class '{kind}' that is a Task")
@@ -44,6 +49,7 @@ def load_task(task: str, folder: Path, model: mujoco.MjModel, frame_skip: int, w
         hint = f"; is '{close[0]}' meant to be it?" if close else ""
         raise InputError(f"{path}: class {kind.__name__} has no method '{missing[0]}'{hint}")
     made = tried(lambda: kind(model), path)
+    made.weigh(rewards or {}, where)
     _try(made, model, frame_skip, path)
     return made
 
@@ -134,13 +140,18 @@ def _same(filename: str | None, path: Path) -> bool:
 
 def _try(task: Task, model: mujoco.MjModel, frame_skip: int, path: Path) -> None:
     """One episode's beginning and one step."""
-    sizes = {model.nq, model.nv, model.nu, model.nbody}
+    sizes = {model.nq, model.nv, model.nu, model.nbody, len(task.goal_names)}
     B = next(n for n in itertools.count(2) if n not in sizes)  # no other axis has this length
     steps: Any = task.episode_steps
     if not isinstance(steps, int) or steps < 1:
         raise InputError(f"{path}: episode_steps is {steps}; it must be a whole number from 1")
     engine = _engine(task, model, B, path)
+    names: Any = task.goal_names
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path}: goal_names is {names!r}; it must be a tuple of names")
     data = engine.data
+    data["last_action"] = np.tile(task.rest, (B, 1))
+    data["goal"] = np.zeros((B, len(names)))
 
     start = tried(lambda: task.initial_state(np.random.default_rng(0)), path)
     if not isinstance(start, tuple) or len(start) != 2:
@@ -153,6 +164,11 @@ def _try(task: Task, model: mujoco.MjModel, frame_skip: int, path: Path) -> None
         _check(path, what, value, f"({n},)", lambda a, n=n: a.shape == (n,), finite=True)
     qpos, qvel = (np.tile(np.asarray(value, float), (B, 1)) for value in start)
     engine.reset(np.arange(B), qpos, qvel)
+    G = len(names)
+    goals = tried(lambda: task.goals(np.random.default_rng(0)), path)
+    _check(path, f"goals, of which goal_names names {G} values,", goals, f"(S, {G})",
+           lambda a: a.ndim == 2 and len(a) > 0 and a.shape[1] == G, finite=True)  # fmt: skip
+    data["goal"][:] = goals[0]
 
     obs = tried(lambda: task.observe(data), path)
     _check(path, f"observe of {B} worlds", obs, f"({B}, O)",
