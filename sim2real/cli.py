@@ -11,6 +11,7 @@ import math
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -117,15 +118,25 @@ def _parser() -> argparse.ArgumentParser:
 
     p = _command(commands, identify, "the physics that explain logs")
     p.add_argument(
-        "logs", metavar="LOGS", nargs="+", help="logs of `sim2real run`, or their folders"
-    )
+        "logs", metavar="LOGS", nargs="+",
+        help="logs of `sim2real run`, or their folders; or CSV recordings of an arm",
+    )  # fmt: skip
+    p.add_argument("--load", metavar="CSV", nargs="+", default=[],
+                   help="recordings of the same arm with a load of unknown mass")  # fmt: skip
     p.add_argument("--env", required=True, help="the robot that wrote them")
     p.add_argument("--out", default="posterior.json", help="default posterior.json, right here")
     p.add_argument("--seed", type=_seed, default=0, help="of the search; default 0")
 
     p = _command(commands, gap, "where robot and simulator differ, from logs")
     p.add_argument(
-        "logs", metavar="LOGS", nargs="+", help="logs of `sim2real run`, or their folders"
+        "logs", metavar="LOGS", nargs="+",
+        help="logs of `sim2real run`, or their folders; or CSV recordings of an arm",
+    )  # fmt: skip
+    p.add_argument(
+        "--identified", metavar="FILE", help="of an arm: what `identify` wrote, to be judged"
+    )
+    p.add_argument(
+        "--loaded", action="store_true", help="of an arm: recorded with its identified load"
     )
     p.add_argument("--env", required=True, help="the robot that wrote them")
     p.add_argument("--picture", help="where the finding is drawn (PNG)")
@@ -408,6 +419,8 @@ def compare(arguments: argparse.Namespace) -> int:
 
 
 def identify(arguments: argparse.Namespace) -> int:
+    if _recorded([*arguments.logs, *arguments.load]):
+        return _identify_arm(arguments)
     from sim2real import progress
     from sim2real.identification.identify import ROUNDS, identify
 
@@ -430,7 +443,48 @@ def identify(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _recorded(files: Sequence[str]) -> bool:
+    """Whether these are recordings of an arm; InputError where only some are."""
+    tables = [f for f in files if f.lower().endswith(".csv")]
+    if tables and len(tables) < len(files):
+        other = next(f for f in files if f not in tables)
+        raise InputError(f"{tables[0]} is a CSV recording and {other} is not: give one kind")
+    return bool(tables)
+
+
+def _identify_arm(arguments: argparse.Namespace) -> int:
+    from sim2real.identification.arm import TERMS, fit_arm
+    from sim2real.identification.recordings import read_recordings
+    from sim2real.simulation.robot import Robot
+
+    robot = Robot.load(arguments.env)
+    plain = read_recordings(arguments.logs, robot)
+    loaded = read_recordings(arguments.load, robot)
+    arm = fit_arm(robot.model, robot.name, plain, loaded)
+    arm.save(arguments.out)
+    columns = ["joint", "gain", "Coulomb", "of load", "viscous", "offset", "rotor", "left"]
+    rows = [
+        [name, *(f"{getattr(arm, part)[j]:.3g}" for part in ("gain", *TERMS, "noise"))]
+        for j, name in enumerate(arm.joints)
+    ]
+
+    def show() -> None:
+        _print(_table(columns, rows))
+        print("gain in N m/A; Coulomb and offset in N m; of load a share; viscous in N m s/rad;")
+        print("rotor in kg m²; left: what the model leaves of the filtered current, in A")
+        if arm.load_mass is not None:
+            mass, low, high = arm.load_mass
+            print(f"load: {mass:.2f} kg [{low:.2f}, {high:.2f}]")
+
+    _answer(arguments, asdict(arm), show)
+    return DONE
+
+
 def gap(arguments: argparse.Namespace) -> int:
+    if _recorded(arguments.logs):
+        return _arm_gap(arguments)
+    if arguments.identified or arguments.loaded:
+        raise InputError("--identified and --loaded go with CSV recordings of an arm")
     from sim2real import progress
     from sim2real.localization.findings import COLUMNS
     from sim2real.localization.localize import STAGES, localize
@@ -451,6 +505,30 @@ def gap(arguments: argparse.Namespace) -> int:
             _print(_table(list(COLUMNS), rows))
 
     _answer(arguments, found.to_dict(), show)
+    return DONE
+
+
+def _arm_gap(arguments: argparse.Namespace) -> int:
+    from sim2real.identification.arm import Arm, compare_arm
+    from sim2real.identification.recordings import read_recordings
+    from sim2real.simulation.robot import Robot
+
+    if arguments.picture:
+        raise InputError("--picture goes with logs of `sim2real run`")
+    robot = Robot.load(arguments.env)
+    arm = None if arguments.identified is None else Arm.read(arguments.identified)
+    found = [
+        compare_arm(robot.model, recording, arm, loaded=arguments.loaded)
+        for recording in read_recordings(arguments.logs, robot)
+    ]
+    columns = ["recording", "joint", "current, RMS [A]", "left by the nominal model",
+               *(["by the identified"] if arm is not None else [])]  # fmt: skip
+    rows = [
+        [f["recording"] if j == 0 else "", row["joint"], f"{row['current']:.3g}",
+         f"{row['nominal']:.1%}", *([f"{row['identified']:.1%}"] if arm is not None else [])]
+        for f in found for j, row in enumerate(f["joints"])
+    ]  # fmt: skip
+    _answer(arguments, {"recordings": found}, lambda: _print(_table(columns, rows)))
     return DONE
 
 

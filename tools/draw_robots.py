@@ -61,6 +61,8 @@ VIEWS = {
     "inverted_pendulum": View(elevation=-10, distance=1.9, steps=4, seed=1),
     "pusher": View(azimuth=120, elevation=-35, distance=1.6, steps=20, seed=1),
     "reacher": View(elevation=-55, distance=0.5, steps=15, seed=1),
+    "ur10e": View(140, -20, 2.4, center=(-0.2, 0.0, 0.55), steps=2),
+    "ur10e_reach": View(140, -20, 2.4, center=(-0.2, 0.0, 0.55), steps=12, seed=1),
     "walker2d": View(azimuth=65, distance=2.3, steps=24, seed=1),
 }
 

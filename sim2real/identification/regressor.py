@@ -1,9 +1,9 @@
 """The torques of an arm on a fixed base, linear in its inertial parameters.
 
-Ten parameters a link, in the frame of its body: mass m [kg], first moments m·c [kg m] (x, y, z), and
-the inertia about the *origin* of the frame [kg m²] (xx, yy, zz, xy, xz, yz). Newton's and Euler's
-laws are linear in them (Atkeson, An and Hollerbach 1986), so a log of positions, velocities and
-accelerations gives a matrix Y with τ = Y·θ.
+Ten parameters a link, in the frame of its body: mass m [kg], first moments m·c [kg m] (x, y, z),
+and the inertia about the *origin* of the frame [kg m²] (xx, yy, zz, xy, xz, yz). Newton's and
+Euler's laws are linear in them (Atkeson, An and Hollerbach 1986), so a log of positions, velocities
+and accelerations gives a matrix Y with τ = Y·θ.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def regressor(model: mujoco.MjModel, q: Array, v: Array, a: Array) -> Array:
         while at is not None:
             own = model.jnt_axis[model.body_jntadr[bodies[at]]]
             Y[:, at, columns] = own @ moment
-            R, position, at = turn[at]
-            force = R @ force
-            moment = R @ moment + np.cross(position[None, :, None], force, axis=1)
+            rotation, position, at = turn[at]
+            force = rotation @ force
+            moment = rotation @ moment + np.cross(position[None, :, None], force, axis=1)
     return Y
 
 
@@ -127,14 +127,15 @@ def _placed(
 ) -> tuple[Array, Array, int | None]:
     """Rotation (3, 3) and position (3,) of a body in the frame of the link above it, at qpos0, and
     that link's number; None where it is the base."""
-    R, p, at = np.eye(3), np.zeros(3), body
+    turned, p, at = np.eye(3), np.zeros(3), body
     while True:
         local = np.zeros(9)
         mujoco.mju_quat2Mat(local, model.body_quat[at])
-        R, p = local.reshape(3, 3) @ R, model.body_pos[at] + local.reshape(3, 3) @ p
+        turned = local.reshape(3, 3) @ turned
+        p = model.body_pos[at] + local.reshape(3, 3) @ p
         at = int(model.body_parentid[at])
         if at == 0 or at in place:
-            return R, p, place.get(at)
+            return turned, p, place.get(at)
 
 
 def _rotation(axis: Array, angle: Array) -> Array:

@@ -72,6 +72,8 @@ class EnvConfig:
     """Named observation sets: lists of terms, in order. `v5` is always there."""
     parameters: list[Parameter] = field(default_factory=list[Parameter])
     safety: Safety = field(default_factory=Safety)
+    recordings: dict[str, int] = field(default_factory=dict[str, int])
+    """Of an arm: name -> number of the columns of CSV files of its motion, in order."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""The tasks by name. All but `velocity` are Gymnasium's `-v5` environments of that name, bit for
-bit."""
+"""The tasks by name. All but `velocity`, `joint_trajectory` and `reach_pose` are Gymnasium's `-v5`
+environments of that name, bit for bit."""
 
 from sim2real.simulation.tasks.ant import Ant
+from sim2real.simulation.tasks.arm import JointTrajectory, ReachPose
 from sim2real.simulation.tasks.base import Task
 from sim2real.simulation.tasks.halfcheetah import HalfCheetah
 from sim2real.simulation.tasks.hopper import Hopper
@@ -22,7 +23,9 @@ TASKS: dict[str, type[Task]] = {
     "humanoid": Humanoid,
     "inverted_double_pendulum": InvertedDoublePendulum,
     "inverted_pendulum": InvertedPendulum,
+    "joint_trajectory": JointTrajectory,
     "pusher": Pusher,
+    "reach_pose": ReachPose,
     "reacher": Reacher,
     "velocity": Velocity,
     "walker2d": Walker2d,
