@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import mujoco
 import numpy as np
 import pytest
 import yaml
@@ -238,3 +239,37 @@ def test_every_robot_has_a_picture(name):
     picture = folder / shown[2]
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size <= 60_000
+
+
+URDF = """<robot name="t"><mujoco><compiler fusestatic="false" discardvisual="true"/></mujoco>
+<link name="base"><inertial><mass value="1"/>
+<inertia ixx="0.01" iyy="0.01" izz="0.01" ixy="0" ixz="0" iyz="0"/></inertial></link>
+<link name="leg"><inertial><origin xyz="0 0 -0.1"/><mass value="0.5"/>
+<inertia ixx="0.01" iyy="0.01" izz="0.001" ixy="0" ixz="0" iyz="0"/></inertial>
+<collision><geometry><sphere radius="0.02"/></geometry></collision></link>
+<joint name="hip" type="revolute"><parent link="base"/><child link="leg"/><axis xyz="0 1 0"/>
+<limit lower="-1" upper="1" effort="20" velocity="10"/></joint></robot>"""
+
+
+def test_a_urdf_becomes_a_model_as_the_page_says(tmp_path, monkeypatch):
+    page = (DOCS / "your_robot.md").read_text("utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    Path("robot.urdf").write_text(URDF)
+    exec(code, {})
+    model = mujoco.MjModel.from_xml_path("robot.xml")
+    assert [model.joint(i).name for i in range(model.njnt)] == ["root", "hip"]
+    assert model.nu == 1
+    assert model.geom("floor").type == int(mujoco.mjtGeom.mjGEOM_PLANE)
+    assert model.body_mass.sum() == 1.5
+
+
+def test_what_the_page_names_is_there():
+    page = (DOCS / "your_robot.md").read_text("utf-8")
+    for name in re.findall(r"`task: (\w+)`|`(joint_trajectory|reach_pose)`", page):
+        assert (name[0] or name[1]) in TASKS
+    for name in ("joint_position", "joint_velocity", "gravity", "gyro", "last_action"):
+        assert f"`{name}`" in page
+        assert name in SOURCES
+    for link in re.findall(r"\]\((\w+\.md)", page):
+        assert (DOCS / link).is_file()
