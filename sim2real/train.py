@@ -470,6 +470,10 @@ class _Run(BaseCallback):
         episodes = self.model.ep_info_buffer
         if episodes:
             figures = {"return": float(np.mean([e["r"] for e in episodes])), **figures}
+        inner = self.training_env.unwrapped
+        if isinstance(inner, WorldsVecEnv):
+            for name, value in inner.figures().items():
+                self.logger.record(f"task/{name}", value)
         self._report(min(self.num_timesteps, self._recipe.steps), figures)
 
     def _on_rollout_start(self) -> None:

@@ -271,3 +271,30 @@ def test_another_recipe_is_not_resumed(small, tmp_path):
         sim2real.train(SMALL, out=tmp_path / "none", resume=True)
     assert contents(small) == before
     assert not (tmp_path / "none").exists()
+
+
+# What the reward is made of
+
+
+def test_every_term_of_a_weighted_reward_is_logged(tmp_path):
+    """And PPO's actions reach the whole range of the commands, which is not -1 to 1."""
+    walk = {**SMALL, "env": "go1", "adapt": "none", "steps": 512}
+    policy = sim2real.train(walk, out=tmp_path / "run")
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "run/log/progress.csv").read_text())))
+    weights_ = {k.removeprefix("task/reward_"): float(v) for k, v in rows[-1].items()
+                if k.startswith("task/reward_")}  # fmt: skip
+    assert {"alive", "track_linear", "power", "foot_slip"} <= weights_.keys()
+    assert weights_["alive"] == pytest.approx(0.5)  # its weight: it is always one
+    assert weights_["power"] < 0
+    assert float(rows[-1]["task/speed_error"]) > 0
+    spec = policy.spec
+    low, high = torch.tensor(spec.actuators.low), torch.tensor(spec.actuators.high)
+    torch.testing.assert_close(torch.tensor(spec.action_offset), (low + high) / 2)
+    torch.testing.assert_close(torch.tensor(spec.action_scale), (high - low) / 2)
+    command, _ = policy(torch.zeros(1, spec.obs_size), policy.initial(1))
+    assert ((command >= low) & (command <= high)).all()
+    assert (command - (low + high) / 2).abs().max() < 0.2  # untrained, it stays near the pose
+
+
+def test_the_hopper_logs_no_terms(small):
+    assert "task/" not in (small / "log" / "progress.csv").read_text()

@@ -26,6 +26,10 @@ class WorldsVecEnv(VecEnv):
         observation = spaces.Box(-np.inf, np.inf, (worlds.obs_size,), np.float64)
         low, high = worlds.action_low, worlds.action_high
         self._action: Array = np.zeros((worlds.num_worlds, len(low)), np.float32)
+        task = getattr(worlds, "task", None)
+        self._watched = task is not None and bool(task.reward_terms)
+        self._sums: dict[str, float] = {}
+        self._steps = 0
         super().__init__(worlds.num_worlds, observation, spaces.Box(low, high, dtype=np.float32))
 
     def reset(self) -> Array:
@@ -49,6 +53,10 @@ class WorldsVecEnv(VecEnv):
         self._check_finite(step.obs, step.reward)
         timed_out = step.truncated & ~step.terminated
         infos = _rows({**step.info, "TimeLimit.truncated": timed_out}, self.num_envs)
+        if self._watched:
+            self._steps += 1
+            for name, column in step.info.items():
+                self._sums[name] = self._sums.get(name, 0.0) + float(column.mean())
         if done.any():
             ended = np.flatnonzero(done)
             self._check_finite(step.terminal_obs)
@@ -57,6 +65,17 @@ class WorldsVecEnv(VecEnv):
                 infos[i]["terminal_observation"] = step.terminal_obs[i]
                 self.reset_infos[i] = info
         return step.obs, step.reward.astype(np.float32), done, infos
+
+    def figures(self) -> dict[str, float]:
+        """What a task with weighted reward terms said of its steps since the last call: the mean of
+        each figure, of a part of the reward weight times term, without the control period."""
+        dt, n = self.worlds.control_period, max(self._steps, 1)
+        told = {
+            name: total / n / (dt if name.startswith("reward_") else 1.0)
+            for name, total in self._sums.items()
+        }
+        self._sums, self._steps = {}, 0
+        return told
 
     def _check_finite(self, obs: Array, reward: Array | None = None) -> None:
         check_finite(self.worlds.robot.name, self.worlds.terms, obs, reward)
