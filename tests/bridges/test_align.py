@@ -18,7 +18,7 @@ from sim2real.simulation.worlds import Worlds
 from sim2real.types import Array, InputError
 
 SEEDS, N = range(4), 5000
-ORACLE = Dann(steps=1000)
+ORACLE = Dann(steps=1000, lam=1.0)
 ARMS = {
     "source only": replace(ORACLE, lam=0.0),
     "scheduled": ORACLE,

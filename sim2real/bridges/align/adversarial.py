@@ -53,9 +53,10 @@ class Dann:
     """Control steps gathered in each domain."""
     schedule: Literal["scheduled", "constant"] = "scheduled"
     """λ rises from 0 to `lam` as 2/(1 + exp(-10·p)) - 1 over the training, or is `lam` always."""
-    lam: float = 1.0
-    """Strength of the alignment. 0 learns from the source alone. Below 0 the encoder helps the
-    discriminator: a control arm, which must not help."""
+    lam: float = 0.3
+    """Strength of the alignment; 1, as published, loses more of what it is to tell. 0 learns from
+    the source alone. Below 0 the encoder helps the discriminator: a control arm, which must not
+    help."""
     encoder: tuple[int, ...] | None = None
     """Widths of the encoder's layers; few features at its end, or the discriminator always wins.
     None is what `widths` says."""
