@@ -464,7 +464,10 @@ def _identify_arm(arguments: argparse.Namespace) -> int:
     arm.save(arguments.out)
     columns = ["joint", "gain", "Coulomb", "of load", "viscous", "offset", "rotor", "left"]
     rows = [
-        [name, *(f"{getattr(arm, part)[j]:.3g}" for part in ("gain", *TERMS, "noise"))]
+        [
+            name.removesuffix("_joint"),
+            *(f"{getattr(arm, part)[j]:.2f}" for part in ("gain", *TERMS, "noise")),
+        ]
         for j, name in enumerate(arm.joints)
     ]
 
@@ -521,14 +524,18 @@ def _arm_gap(arguments: argparse.Namespace) -> int:
         compare_arm(robot.model, recording, arm, loaded=arguments.loaded)
         for recording in read_recordings(arguments.logs, robot)
     ]
-    columns = ["recording", "joint", "current, RMS [A]", "left by the nominal model",
-               *(["by the identified"] if arm is not None else [])]  # fmt: skip
-    rows = [
-        [f["recording"] if j == 0 else "", row["joint"], f"{row['current']:.3g}",
-         f"{row['nominal']:.1%}", *([f"{row['identified']:.1%}"] if arm is not None else [])]
-        for f in found for j, row in enumerate(f["joints"])
-    ]  # fmt: skip
-    _answer(arguments, {"recordings": found}, lambda: _print(_table(columns, rows)))
+    by = ["nominal", "identified"] if arm is not None else ["nominal"]
+
+    def show() -> None:
+        for judged in found:
+            print(f"{judged['recording']}: what is left of the motor current, predicted by")
+            rows = [
+                [row["joint"], f"{row['current']:.2f} A", *(f"{row[name]:.1%}" for name in by)]
+                for row in judged["joints"]
+            ]
+            _print(_table(["joint", "RMS", *by], rows))
+
+    _answer(arguments, {"recordings": found}, show)
     return DONE
 
 

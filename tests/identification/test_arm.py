@@ -233,7 +233,9 @@ def test_the_commands_do_it(tmp_path, capfd):
     (found,) = json.loads(capfd.readouterr().out)["recordings"]
     assert all(row["identified"] < row["nominal"] for row in found["joints"])
     assert cli.main(["gap", other, "--env", "ur10e"]) == 0
-    assert "left by the nominal model" in " ".join(capfd.readouterr().out.split())
+    told = capfd.readouterr().out
+    assert "9.csv: what is left of the motor current, predicted by" in told
+    assert "identified" not in told
 
 
 def test_both_kinds_of_logs_at_once_are_refused(capfd):
