@@ -49,6 +49,7 @@ LINKS = {
         (0.00040, 0.00041, 0.00034, 0.0, 0.0, 0.0),
     ),
 }  # fmt: skip
+JOINTS = "shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3"
 # joint_limits.yaml there: greatest torque [N m], speed [rad/s] and angle [rad] of each joint.
 TORQUE = 330.0, 330.0, 150.0, 54.0, 54.0, 54.0
 SPEED = tuple(np.deg2rad((120, 120, 180, 180, 180, 180)))
@@ -110,7 +111,7 @@ def link(j: int) -> str:
         else link(j + 1)
     )
     return f"""{pad}<body name="{name}" pos="{numbers(at)}" quat="{quat(rpy)}">
-{pad}  <joint name="{name}_joint" axis="0 0 1" range="{numbers((-ANGLE[j], ANGLE[j]))}"
+{pad}  <joint name="{JOINTS[j]}_joint" axis="0 0 1" range="{numbers((-ANGLE[j], ANGLE[j]))}"
 {pad}    armature="{ROTOR[j]}" damping="{VISCOUS[j]}" frictionloss="{DRY[j]}"/>
 {pad}  <inertial mass="{mass}" pos="{numbers(centre)}" fullinertia="{numbers(moments)}"/>
 {pad}  {shape}
@@ -123,7 +124,7 @@ def drives() -> str:
     return "\n    ".join(
         f'<motor name="{n}" joint="{n}_joint" gear="{g}" ctrlrange="{-t / g:.6g} {t / g:.6g}" '
         f'forcerange="{-t:g} {t:g}"/>'
-        for n, g, t in zip(LINKS, GAIN, TORQUE, strict=True)
+        for n, g, t in zip(JOINTS, GAIN, TORQUE, strict=True)
     )
 
 
@@ -132,7 +133,7 @@ def servo() -> str:
     return "\n    ".join(
         f'<position name="{n}" joint="{n}_joint" kp="{k:g}" kv="{d:g}" forcerange="{-t:g} {t:g}" '
         f'ctrlrange="{h - REACH:.6g} {h + REACH:.6g}"/>'
-        for n, k, d, t, h in zip(LINKS, STIFFNESS, DAMPING, TORQUE, HOME, strict=True)
+        for n, k, d, t, h in zip(JOINTS, STIFFNESS, DAMPING, TORQUE, HOME, strict=True)
     )
 
 

@@ -169,14 +169,14 @@ def changed(column, change):
     ("columns", "says"),
     [
         (lambda t: t[:, :-1], "30 columns; .* says 31: time \\(1\\), position \\(6\\)"),
-        (lambda t: swapped(t, 7, 9), "shoulder: the velocity is not the position's slope .*; it is "
-                                     "that of forearm: the columns are in another order"),
-        (changed(3, np.rad2deg), "forearm: the position is in degrees and the velocity in radians"),
-        (changed(9, np.rad2deg), "forearm: the velocity is in degrees and the position in radians"),
-        (changed(8, np.negative), "upper_arm: position and velocity have opposite signs"),
+        (lambda t: swapped(t, 7, 9), "shoulder_pan: the velocity is not the position's slope .*; it "
+                                     "is that of elbow: the columns are in another order"),
+        (changed(3, np.rad2deg), "elbow: the position is in degrees and the velocity in radians"),
+        (changed(9, np.rad2deg), "elbow: the velocity is in degrees and the position in radians"),
+        (changed(8, np.negative), "shoulder_lift: position and velocity have opposite signs"),
         (changed(4, lambda x: 0 * x + 1), "wrist_1: the position never changes .* a stuck encoder"),
         (changed(10, lambda x: 0 * x), "wrist_1: the velocity never leaves zero"),
-        (changed(15, lambda x: 0 * x + 1), "forearm: the current never changes"),
+        (changed(15, lambda x: 0 * x + 1), "elbow: the current never changes"),
         (changed(0, lambda t: np.where(t > 5, t + 0.5, t)), "line 502: 0.51 s without a sample"),
         (changed(0, lambda t: np.where(t > 5, t - 0.5, t)), "line 502: time does not increase"),
         (changed(2, lambda x: np.where(np.arange(len(x)) == 7, np.nan, x)),
