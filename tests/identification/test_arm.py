@@ -169,8 +169,8 @@ def changed(column, change):
     ("columns", "says"),
     [
         (lambda t: t[:, :-1], "30 columns; .* says 31: time \\(1\\), position \\(6\\)"),
-        (lambda t: swapped(t, 7, 9), "shoulder_pan: the velocity is not the position's slope .*; it "
-                                     "is that of elbow: the columns are in another order"),
+        (lambda t: swapped(t, 7, 9), "shoulder_pan: the velocity is not the position's slope .*; "
+                                     "it is that of elbow: the columns are in another order"),
         (changed(3, np.rad2deg), "elbow: the position is in degrees and the velocity in radians"),
         (changed(9, np.rad2deg), "elbow: the velocity is in degrees and the position in radians"),
         (changed(8, np.negative), "shoulder_lift: position and velocity have opposite signs"),
