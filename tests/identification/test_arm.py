@@ -103,25 +103,28 @@ def test_the_load_is_found_and_its_interval_holds_it(found):
     assert np.mean([r["identified"] for r in without]) > 0.15
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_the_interval_holds_the_load_of_other_arms(seed):
-    """Links off by a common 4 % and 10 % each, drives by 20 % each, a load of 0.5 to 8 kg."""
-    rng = np.random.default_rng(100 + seed)
-    mass = rng.uniform(0.5, 8)
-    scale = np.exp(0.04 * rng.normal()) * rng.uniform(0.9, 1.1, (6, 1))
-    arm = replace(
-        truth(), inertia=(parameters(MODEL).reshape(6, 10) * scale).tolist(),
-        gain=(np.array(nominal_arm(MODEL).gain) * np.exp(0.2 * rng.normal(size=6))).tolist(),
-        load=(mass * np.array([1, 0.01, -0.02, 0.06, 0.012, 0.012, 0.006, 0, 0, 0])).tolist(),
-    )  # fmt: skip
-    plain = [recording(3 * seed + k, arm=arm) for k in (0, 1)]
-    made = fit_arm(MODEL, "ur10e", plain, [recording(3 * seed, loaded=True, arm=arm)])
-    assert made.load_mass is not None
-    _, low, high = made.load_mass
-    assert low < mass < high
-    assert (high - low) / mass < 0.4
-    ratio = np.array(made.gain) / np.array(arm.gain)  # one common scale is left
-    np.testing.assert_allclose(ratio / ratio.mean(), 1.0, atol=0.06)
+def test_the_interval_holds_the_load_of_other_arms():
+    """Links off by a common 4 % and 10 % each, drives by 20 % each, a load of 0.5 to 8 kg: a 95 %
+    interval misses none or one of six (three or more with a chance of 0.002)."""
+    inside = 0
+    for seed in range(6):
+        rng = np.random.default_rng(100 + seed)
+        mass = rng.uniform(0.5, 8)
+        scale = np.exp(0.04 * rng.normal()) * rng.uniform(0.9, 1.1, (6, 1))
+        arm = replace(
+            truth(), inertia=(parameters(MODEL).reshape(6, 10) * scale).tolist(),
+            gain=(np.array(nominal_arm(MODEL).gain) * np.exp(0.2 * rng.normal(size=6))).tolist(),
+            load=(mass * np.array([1, 0.01, -0.02, 0.06, 0.012, 0.012, 0.006, 0, 0, 0])).tolist(),
+        )  # fmt: skip
+        plain = [recording(3 * seed + k, arm=arm) for k in (0, 1)]
+        made = fit_arm(MODEL, "ur10e", plain, [recording(3 * seed, loaded=True, arm=arm)])
+        assert made.load_mass is not None
+        _, low, high = made.load_mass
+        inside += low < mass < high
+        assert (high - low) / mass < 0.4
+        ratio = np.array(made.gain) / np.array(arm.gain)  # one common scale is left
+        np.testing.assert_allclose(ratio / ratio.mean(), 1.0, atol=0.06)
+    assert inside >= 4
 
 
 def test_friction_is_found(found):
