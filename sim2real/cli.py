@@ -124,8 +124,10 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--load", metavar="CSV", nargs="+", default=[],
                    help="recordings of the same arm with a load of unknown mass")  # fmt: skip
     p.add_argument("--env", required=True, help="the robot that wrote them")
-    p.add_argument("--out", default="posterior.json", help="default posterior.json, right here")
-    p.add_argument("--seed", type=_seed, default=0, help="of the search; default 0")
+    p.add_argument("--out", help="default posterior.json, or arm.json of an arm, right here")
+    p.add_argument(
+        "--seed", type=_seed, default=0, help="of the search, which an arm needs none of; default 0"
+    )
 
     p = _command(commands, gap, "where robot and simulator differ, from logs")
     p.add_argument(
@@ -421,6 +423,9 @@ def compare(arguments: argparse.Namespace) -> int:
 def identify(arguments: argparse.Namespace) -> int:
     if _recorded([*arguments.logs, *arguments.load]):
         return _identify_arm(arguments)
+    if arguments.load:
+        raise InputError("--load goes with CSV recordings of an arm")
+    arguments.out = arguments.out or "posterior.json"
     from sim2real import progress
     from sim2real.identification.identify import ROUNDS, identify
 
@@ -460,6 +465,7 @@ def _identify_arm(arguments: argparse.Namespace) -> int:
     robot = Robot.load(arguments.env)
     plain = read_recordings(arguments.logs, robot)
     loaded = read_recordings(arguments.load, robot)
+    arguments.out = arguments.out or "arm.json"
     arm = fit_arm(robot.model, robot.name, plain, loaded)
     arm.save(arguments.out)
     columns = ["joint", "gain", "Coulomb", "of load", "viscous", "offset", "rotor", "left"]
@@ -518,10 +524,12 @@ def _arm_gap(arguments: argparse.Namespace) -> int:
 
     if arguments.picture:
         raise InputError("--picture goes with logs of `sim2real run`")
+    if arguments.loaded and arguments.identified is None:
+        raise InputError("--loaded needs --identified: the nominal arm has no load")
     robot = Robot.load(arguments.env)
     arm = None if arguments.identified is None else Arm.read(arguments.identified)
     found = [
-        compare_arm(robot.model, recording, arm, loaded=arguments.loaded)
+        compare_arm(robot.model, recording, arm, loaded=arguments.loaded, env=robot.name)
         for recording in read_recordings(arguments.logs, robot)
     ]
     by = ["nominal", "identified"] if arm is not None else ["nominal"]

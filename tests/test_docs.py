@@ -34,7 +34,7 @@ from sim2real.simulation import gap as gaps
 from sim2real.simulation.gap import Gap
 from sim2real.simulation.robot import EnvConfig, Robot, Safety
 from sim2real.simulation.tasks import TASKS
-from sim2real.simulation.tasks.base import Task
+from sim2real.simulation.tasks.base import Task, rest_of
 from sim2real.simulation.terms import SOURCES, TermConfig
 from sim2real.simulation.worlds import Worlds
 
@@ -260,6 +260,8 @@ def test_a_urdf_becomes_a_model_as_the_page_says(tmp_path, monkeypatch):
     model = mujoco.MjModel.from_xml_path("robot.xml")
     assert [model.joint(i).name for i in range(model.njnt)] == ["root", "hip"]
     assert model.nu == 1
+    assert model.key("home").qpos[2] == 0.3
+    assert rest_of(model).tolist() == [0.0]
     assert model.geom("floor").type == int(mujoco.mjtGeom.mjGEOM_PLANE)
     assert model.body_mass.sum() == 1.5
 

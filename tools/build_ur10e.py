@@ -59,7 +59,7 @@ ANGLE = tuple(np.deg2rad((360, 360, 180, 360, 360, 360)))
 GAINS = (14.87, 13.26, 11.13, 10.62, 11.03, 11.47), (10.0, 10.7, 8.5, 9.0, 9.5, 10.1)
 """Of the drives, torque for current [N m/A]: by De Luca et al., and by S. Mamedov et al."""
 GAIN = tuple(np.sqrt(np.prod(GAINS, axis=0)).round(2))
-"""Between the two, which differ by 1.12 to 1.49."""
+"""Between the two, which differ by factors of 1.14 to 1.49."""
 
 # --- assumed -------------------------------------------------------------------------------------
 THICK = 0.075, 0.06, 0.055, 0.045, 0.045, 0.04  # of the links, for the picture and the ground [m]

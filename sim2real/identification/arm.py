@@ -14,6 +14,7 @@ inertias (Lee, Wensing and Park 2020), which no parameters reach that no body ha
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -51,8 +52,13 @@ LOAD_TRUST = 0.1
 """The same of a load that nobody knows."""
 BALL = np.array([2.0, 0.0, 0.0, 0.1, 0.03, 0.03, 0.03, 0.0, 0.0, 0.0])
 """Where an unknown load begins: 2 kg, 5 cm before the flange."""
+ROUNDS, SETTLED = 20, 5e-3
+"""Rounds of the fit at most; it has settled where masses, friction and gains change by less than
+this share."""
 FRICTION_TRUST = 1e-3
 """Weight of the barrier that keeps friction and rotors above zero."""
+log = logging.getLogger(__name__)
+
 TERMS = ("coulomb", "load_share", "viscous", "offset", "rotor")
 
 
@@ -137,7 +143,19 @@ class Arm:
             data = json.loads(Path(path).read_text())
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: no identified arm: {error}") from error
-        return schema.read(Arm, data, str(path))
+        arm = schema.read(Arm, data, str(path))
+        J = len(arm.joints)
+        for name in (*TERMS, "gain", "noise", "inertia"):
+            if len(getattr(arm, name)) != J:
+                raise InputError(
+                    f"{path}: {name} has {len(getattr(arm, name))} entries for {J} joints"
+                )
+        for theta in (*arm.inertia, *([arm.load] if arm.load else [])):
+            if len(theta) != PER_LINK:
+                raise InputError(
+                    f"{path}: a link has {len(theta)} inertial parameters, not {PER_LINK}"
+                )
+        return arm
 
 
 def motion_of(recording: Recording) -> Motion:
@@ -186,14 +204,21 @@ def fit_arm(
     unknown = _Unknowns(model, nominal, gear, bool(loaded))
     x = unknown.start()
     weight = spread = np.ones(J)
+    changed = np.inf
     rows = [unknown.rows(x, motion, load) for motion, load in sets]
-    for _ in range(8):
-        x = unknown.improved(x, rows, weight)
+    for number in range(ROUNDS):
+        before, x = x, unknown.improved(x, rows, weight)
         rows = [unknown.rows(x, motion, load) for motion, load in sets]
         left = [current - told for _, told, current in rows]
         spread = np.sqrt(np.mean(np.concatenate([np.square(e) for e in left]), axis=0))
         memory = np.mean([_memory(e) for e in left], axis=0)  # samples that count as one
         weight = 1 / (spread * np.sqrt(memory))
+        changed = float(np.abs(unknown.told_apart(before, x)).max())
+        if number and changed < SETTLED:
+            break
+    else:
+        log.warning("the fit of %s still changes by %.1g in its last of %d rounds", env, changed,
+                    ROUNDS)  # fmt: skip
     covariance = np.linalg.inv(unknown.curvature(x, rows, weight))
     theta, friction, gain, load = unknown.parts(x)
     mass = None
@@ -232,8 +257,9 @@ def nominal_arm(model: mujoco.MjModel, env: str = "") -> Arm:
 
 
 def compare_arm(
-    model: mujoco.MjModel, recording: Recording, arm: Arm | None = None, *, loaded: bool = False
-) -> dict[str, Any]:
+    model: mujoco.MjModel, recording: Recording, arm: Arm | None = None, *,
+    loaded: bool = False, env: str = "",
+) -> dict[str, Any]:  # fmt: skip
     """How well the nominal model, and an identified arm, predict the currents of a recording.
 
     Returns:
@@ -245,6 +271,8 @@ def compare_arm(
     """
     motion = motion_of(recording)
     names = _joint_names(model)
+    if arm is not None and env and arm.env != env:
+        raise InputError(f"the identified arm is '{arm.env}', and these recordings are of '{env}'")
     if arm is not None and arm.joints != names:
         raise InputError(
             f"the identified arm has the joints {', '.join(arm.joints)}; this one has "
@@ -291,6 +319,14 @@ class _Unknowns:
         self.prior = [*(pseudo_inertia(t) for t in nominal), *([pseudo_inertia(BALL)] * loaded)]
         self.trust = [TRUST] * self.J + [LOAD_TRUST] * loaded
 
+    def told_apart(self, before: Array, after: Array) -> Array:
+        """How much masses, viscous friction and gains have changed, as shares."""
+        masses = [part.start for part in self.bodies]
+        at = self.friction.start + TERMS.index("viscous") * self.J
+        positive = [*masses, *range(at, at + self.J)]
+        gains = after[self.gains] - before[self.gains]
+        return np.concatenate((np.log(after[positive] / before[positive]), gains))
+
     def start(self) -> Array:
         load = [of for of in ([2.0, 0, 0, 0.1, 0.03, 0.03, 0.03, 0, 0, 0],) if self.loaded]
         return np.concatenate([self.nominal.ravel(), *load, self.scale.ravel(), np.zeros(self.J)])
@@ -304,8 +340,8 @@ class _Unknowns:
 
     def rows(self, x: Array, motion: Motion, loaded: bool) -> tuple[Array, Array, Array]:
         """(T, J, n) derivative of the predicted current, (T, J) prediction, (T, J) measured, each
-        filtered. The load on the gears is taken from x, and not differentiated."""
-        theta, _, gain, load = self.parts(x)
+        filtered."""
+        theta, friction, gain, load = self.parts(x)
         Y = regressor(self.model, motion.position, motion.velocity, motion.acceleration)
         whole = theta.copy()
         if loaded and load is not None:
@@ -313,16 +349,18 @@ class _Unknowns:
         body = Y @ whole.ravel()
         T = len(body)
         A = np.zeros((T, self.J, len(x)))
-        A[:, :, : PER_LINK * self.J] = Y
-        if loaded:
-            A[:, :, self.bodies[-1]] = Y[:, :, -PER_LINK:]
         columns = _friction(motion, body)
+        share = friction[TERMS.index("load_share")]
+        felt = 1 + np.tanh(motion.velocity / SLOW) * np.sign(body) * share  # d(k·|Y·θ|) too
+        A[:, :, : PER_LINK * self.J] = felt[:, :, None] * Y
+        if loaded:
+            A[:, :, self.bodies[-1]] = felt[:, :, None] * Y[:, :, -PER_LINK:]
         start = self.friction.start
         for j in range(self.J):
             for k in range(len(TERMS)):
                 A[:, j, start + k * self.J + j] = columns[:, j, k]
         A[:] /= gain[None, :, None]
-        told = A @ x  # the gains' columns are still zero
+        told = (body + np.einsum("tjk,kj->tj", columns, friction)) / gain
         for j in range(self.J):
             A[:, j, self.gains.start + j] = -told[:, j]
         rate = 1 / motion.period

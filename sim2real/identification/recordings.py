@@ -22,7 +22,7 @@ NEEDED = ("time", "position", "velocity", "current")
 HOLE = 0.1
 """Samples further apart than this are a hole [s]."""
 MOVES = 0.05
-"""A joint that is never faster does not move [rad/s]."""
+"""A joint moves whose velocity has at least half of this as its root mean square [rad/s]."""
 
 DEGREES = {
     180 / np.pi: "position is in degrees and the velocity in radians",
@@ -68,14 +68,14 @@ def read_recording(path: Path, robot: Robot) -> Recording:
     apart = np.diff(time)
     if (apart <= 0).any():
         at = int(np.flatnonzero(apart <= 0)[0])
-        raise InputError(f"{path}, line {at + 2}: time does not increase ({time[at + 1]:g} s)")
+        raise InputError(f"{path}, row {at + 2}: time does not increase ({time[at + 1]:g} s)")
     if apart.max() > HOLE:
         at = int(apart.argmax())
         raise InputError(
-            f"{path}, line {at + 2}: {apart.max():.3g} s without a sample; more than {HOLE:g} s "
+            f"{path}, row {at + 2}: {apart.max():.3g} s without a sample; more than {HOLE:g} s "
             "are a hole: cut the file there and give both parts"
         )
-    joints = tuple(robot.actuators)
+    joints = tuple(robot.model.joint(j).name for j in range(J))
     _check(path, time, position, velocity, current, joints)
     period = float(np.median(apart))
     if np.ptp(apart) > 0.1 * period:
@@ -122,7 +122,7 @@ def _check(
     slope = np.gradient(position, time, axis=0)
     for j, name in enumerate(joints):
         moved, told = slope[:, j], velocity[:, j]
-        still = np.abs(told).max() < MOVES
+        still = np.sqrt(np.square(told).mean()) < MOVES / 2
         stuck = np.ptp(position[:, j]) < 1e-6
         if stuck and not still:
             raise InputError(
@@ -145,7 +145,7 @@ def _check(
         if agree < 0.8:
             fits = [
                 other for i, other in enumerate(joints)
-                if i != j and np.abs(velocity[:, i]).max() > MOVES
+                if i != j and velocity[:, i].std() > 0
                 and np.corrcoef(moved, velocity[:, i])[0, 1] > 0.9
             ]  # fmt: skip
             hint = f"; it is that of {fits[0]}: the columns are in another order" if fits else ""

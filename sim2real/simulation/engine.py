@@ -35,7 +35,8 @@ class Engine(ABC):
 
     @abstractmethod
     def reset(self, worlds: Array, qpos: Array, qvel: Array) -> None:
-        """mj_resetData, the state (n, nq) and (n, nv), mj_forward, of worlds (n,)."""
+        """mj_resetData, the state (n, nq) and (n, nv), the command at rest, mj_forward, of worlds
+        (n,)."""
 
     @abstractmethod
     def step(self, ctrl: Array, nstep: int) -> None:
@@ -69,6 +70,7 @@ class MjbatchEngine(Engine):
         self.data |= {n: self._batch.expand(n) for n in names if n not in derived}
         self._ctrl = self._batch.bind("ctrl")
         self._expanded: dict[str, Array] = {}
+        self._rest = rest
         self._history: Array | None = None
         if rest is not None and model.actuator_history[:, 0].any():
             self._history = self._batch.bind("history")
@@ -95,8 +97,11 @@ class MjbatchEngine(Engine):
         now[worlds] = qpos
         moving[worlds] = qvel
         self._batch.reset(ids)
-        if self._history is not None:
-            self._history[np.ix_(worlds, self._held)] = self._command
+        if self._rest is not None:
+            self._ctrl[worlds] = self._rest
+            if self._history is not None:
+                self._history[np.ix_(worlds, self._held)] = self._command
+            self._batch.forward(ids)
 
     def step(self, ctrl: Array, nstep: int) -> None:
         self._ctrl[:] = ctrl
@@ -183,6 +188,7 @@ class ReferenceEngine(Engine):
             model, data = self._models[i], self._data[i]
             mujoco.mj_resetData(model, data)
             if self._rest is not None:
+                data.ctrl[:] = self._rest
                 for actuator in np.flatnonzero(model.actuator_history[:, 0]).tolist():
                     held = np.full(model.actuator_history[actuator, 0], self._rest[actuator])
                     mujoco.mj_initCtrlHistory(model, data, actuator, None, held)

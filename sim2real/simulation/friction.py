@@ -7,7 +7,7 @@ The bound of the friction torque of a joint at speed ω under a load L on its ge
 (model M4 of Duclusaud, Passault, Padois and Ly, ICRA 2025, arXiv 2410.08650). τ_0 is the model's
 own `dof_frictionloss`, whatever ξ made of it, and viscous friction its `dof_damping`; the rest is
 here.
-The bound is renewed before every physics step, from the state that it begins with.
+The bound is renewed before every physics step, from its speed and the forces of the step before.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ class GearFriction:
         """(B, J) torque [N m] that friction may reach in the next physics step.
 
         `own` (B, J) is what the model has without this. The load on the gears is the motor's torque
-        less the external one; what the joint's dry friction held in the last step counts as
-        external, for MuJoCo does not tell it apart.
+        less the external one. What the joint's dry friction held in the last step counts as
+        external, for the batch does not give single constraints: at rest the load is therefore
+        twice the motor's torque, and a joint that friction alone holds, its motor off, has none.
         """
         motor = data["qfrc_actuator"][:, self.dofs]
         external = data["qfrc_constraint"][:, self.dofs] - data["qfrc_bias"][:, self.dofs]

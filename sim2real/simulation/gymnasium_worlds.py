@@ -136,8 +136,9 @@ class GymnasiumWorlds:
             if gap.actuators.stiction != 0.0:
                 dof = self.model.jnt_dofadr[self.model.actuator_trnid[:, 0]]
             self._reality = Reality(
-                gap, robots, actuators=self.robot.actuators, low=low, high=high, dof=dof,
-                servo=np.zeros(len(low)), terms=self.terms, control_period=self.control_period,
+                gap, robots, actuators=self.robot.actuators, low=low, high=high,
+                rest=np.zeros(len(low)), dof=dof, servo=np.zeros(len(low)), terms=self.terms,
+                control_period=self.control_period,
             )  # fmt: skip
 
     def seed_world(self, world: int, seed: int) -> None:

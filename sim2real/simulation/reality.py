@@ -21,13 +21,15 @@ class Reality:
 
     def __init__(
         self, gap: Gap, rngs: Sequence[np.random.Generator], *, actuators: Sequence[str],
-        low: Array, high: Array, dof: Array, servo: Array, terms: Sequence[Term],
+        low: Array, high: Array, rest: Array, dof: Array, servo: Array, terms: Sequence[Term],
         control_period: float,
     ) -> None:  # fmt: skip
         self._size = sum(t.size for t in terms)
         self._noise = Noise(len(rngs), normals=2 * self._size, uniforms=5)
-        self._command = CommandPath(gap, rngs, actuators, low, high, dof, servo)
-        self._observation = ObservationPath(gap, rngs, terms, control_period)
+        self._command = CommandPath(gap, rngs, actuators, low, high, dof, rest)
+        encoder = sample(gap.mounting.encoder, rngs)
+        self._astray = encoder[:, None] * servo  # (B, A)
+        self._observation = ObservationPath(gap, rngs, terms, control_period, encoder)
         self._disturbance = Disturbance(gap, rngs, control_period)
         self._normal = np.zeros((len(rngs), 2 * self._size))
         self._uniform = np.zeros((len(rngs), 5))
@@ -50,6 +52,7 @@ class Reality:
         (B, A), and (B,) by how much a push changes the velocity of the root [m/s]."""
         self._normal, self._uniform = self._noise.next()
         command = self._command(action, qvel, self._uniform[:, 0])
+        command = command - self._astray  # a servo holds what its own encoder says
         return command, self._disturbance(self._uniform[:, 1:3])
 
     def observe(self, obs: Array) -> Array:
@@ -89,12 +92,11 @@ class Noise:
 
 class CommandPath:
     """From the policy's command to what the physics gets: packet loss, strength, backlash,
-    stiction, and what a servo's encoder is off, in this order. Latency and lag follow inside the
-    MuJoCo model."""
+    stiction, in this order. Latency and lag follow inside the MuJoCo model."""
 
     def __init__(
         self, gap: Gap, rngs: Sequence[np.random.Generator], names: Sequence[str],
-        low: Array, high: Array, dof: Array, servo: Array,
+        low: Array, high: Array, dof: Array, rest: Array | None = None,
     ) -> None:  # fmt: skip
         a = gap.actuators
         A = len(names)
@@ -105,15 +107,14 @@ class CommandPath:
         self._backlash = sample(a.backlash, rngs)[:, None]
         self._stiction = sample(a.stiction, rngs)[:, None] * np.maximum(abs(low), abs(high))
         self._speed = sample(a.stiction_speed, rngs)[:, None]
-        # a servo holds what its own encoder says, and not where the joint is
-        self._astray = sample(gap.mounting.encoder, rngs)[:, None] * servo  # (B, A)
         self._dof = dof  # (A,) the degree of freedom that each actuator drives
-        self._last = np.zeros((len(rngs), A))
-        self._play = np.zeros((len(rngs), A))
+        self._rest = np.zeros(A) if rest is None else rest
+        self._last = np.tile(self._rest, (len(rngs), 1))
+        self._play = self._last * self._strength
 
     def reset(self, worlds: Array) -> None:
-        self._last[worlds] = 0.0
-        self._play[worlds] = 0.0
+        self._last[worlds] = self._rest
+        self._play[worlds] = self._rest * self._strength[worlds]
 
     def __call__(self, action: Array, qvel: Array, uniform: Array) -> Array:
         """(B, A), (B, nv), (B,) in [0, 1) -> (B, A)."""
@@ -125,7 +126,7 @@ class CommandPath:
         self._play = np.clip(self._play, u - self._backlash, u + self._backlash)
         u = self._play
         resting = np.abs(qvel[:, self._dof]) < self._speed
-        return np.where(resting & (np.abs(u) < self._stiction), 0.0, u) - self._astray
+        return np.where(resting & (np.abs(u) < self._stiction), 0.0, u)
 
 
 class ObservationPath:
@@ -134,11 +135,11 @@ class ObservationPath:
 
     def __init__(
         self, gap: Gap, rngs: Sequence[np.random.Generator], terms: Sequence[Term],
-        control_period: float,
+        control_period: float, encoder: Array,
     ) -> None:  # fmt: skip
         B, O = len(rngs), sum(t.size for t in terms)
         self._noise, self._offset, self._drift, self._quantum = (np.zeros((B, O)) for _ in range(4))
-        encoder, imu = sample(gap.mounting.encoder, rngs), sample(gap.mounting.imu, rngs)
+        imu = sample(gap.mounting.imu, rngs)
         self._turn: list[tuple[slice, Array]] = []
         start = 0
         for term in terms:

@@ -402,6 +402,11 @@ class MjcfRobot(Robot):
             elif config.source == "goal":
                 if not task.goal_names:
                     raise InputError(f"{where}: source goal: the task asks for nothing")
+                if config.sensor != "command":
+                    raise InputError(
+                        f"{where}: source goal takes sensor: command, for nothing on the robot "
+                        "measures it and identification leaves it out"
+                    )
                 terms[name] = Term(name, len(task.goal_names), config.unit, config.frame,
                                    config.sensor, config.access, task.goal_names,
                                    lambda data: data["goal"])  # fmt: skip
@@ -454,22 +459,24 @@ class MjcfRobot(Robot):
         return logged if logged.known_qpos.any() or logged.known_qvel.any() else None
 
 
-DC_MOTOR_VOLTAGE = 0
-"""Input mode of MuJoCo's DC motor in which its command is a voltage."""
+DC_MOTOR_MODE, DC_MOTOR_VOLTAGE, DC_MOTOR_POSITION = 8, 0, 1
+"""Where MuJoCo's DC motor keeps in gainprm what its command is, and two of its values."""
 
 
 def servos(model: mujoco.MjModel) -> Array:
     """(A,) bool: the actuators that take a position of their joint."""
-    kind, mode = model.actuator_gaintype, model.actuator_gainprm[:, 8]
-    motor = (kind == int(mujoco.mjtGain.mjGAIN_DCMOTOR)) & (mode == 1)
-    return motor | (model.actuator_biasprm[:, 1] != 0) & (model.actuator_biastype == 1)
+    mode = model.actuator_gainprm[:, DC_MOTOR_MODE]
+    motor = model.actuator_gaintype == int(mujoco.mjtGain.mjGAIN_DCMOTOR)
+    affine = model.actuator_biastype == int(mujoco.mjtBias.mjBIAS_AFFINE)
+    feeds_back = affine & (model.actuator_biasprm[:, 1] != 0)
+    return feeds_back | (motor & (mode == DC_MOTOR_POSITION))
 
 
 def _is_servo(model: mujoco.MjModel, actuator: int) -> bool:
     """Whether it takes a position or a speed and feeds it back; a constant bias feeds nothing
     back, and the command stays a force."""
     if int(model.actuator_gaintype[actuator]) == int(mujoco.mjtGain.mjGAIN_DCMOTOR):
-        return int(model.actuator_gainprm[actuator, 8]) != DC_MOTOR_VOLTAGE
+        return int(model.actuator_gainprm[actuator, DC_MOTOR_MODE]) != DC_MOTOR_VOLTAGE
     bias = int(model.actuator_biastype[actuator])
     feedback = model.actuator_biasprm[actuator, 1:3]  # of length and of velocity
     affine = bias == int(mujoco.mjtBias.mjBIAS_AFFINE) and bool(feedback.any())

@@ -169,21 +169,44 @@ SOURCES: dict[str, Callable[[mujoco.MjModel, Sequence[str], str], _Source]] = {
 }
 
 
-def _mounted(source: _Source, model: mujoco.MjModel, name: str, where: str) -> _Source:
-    """The same vector as a sensor tells it whose axes are those of a site. What it says of the
-    state is what it would say if the site were not turned."""
+def _mounted(source: _Source, model: mujoco.MjModel, joint: str, name: str, where: str) -> _Source:
+    """The same vector as a sensor tells it whose axes are those of a site, on the body of the free
+    joint or fixed to it. Where the site is not turned in the nominal model, the vector says of the
+    state what it says without; else nothing."""
     names = [model.site(i).name for i in range(model.nsite)]
     if name not in names:
         listed = ", ".join(n for n in names if n)
         raise InputError(f"{where}: no site '{name}'{nearest(name, names)}; they are {listed}")
     i = names.index(name)
+    base, body = int(model.joint(joint).bodyid[0]), int(model.site_bodyid[i])
+    fixed = np.array([1.0, 0.0, 0.0, 0.0])  # from the body of the joint to that of the site
+    while body != base:
+        if body == 0 or model.body_jntnum[body] > 0:
+            raise InputError(
+                f"{where}: site '{name}' moves against '{model.body(base).name}', the body of the "
+                f"joint '{joint}'; name one that is fixed to it"
+            )
+        above = np.zeros(4)
+        mujoco.mju_mulQuat(above, model.body_quat[body], fixed)
+        fixed, body = above, int(model.body_parentid[body])
 
     def read(d: Mapping[str, Array]) -> Array:
-        q = d["site_quat"][:, i]
-        w, v, x = q[:, :1], -q[:, 1:], source.read(d)  # the inverse rotation
-        return x + 2 * (w * np.cross(v, x) + np.cross(v, np.cross(v, x)))
+        x = _turned_back(np.tile(fixed, (len(d["qpos"]), 1)), source.read(d))
+        return _turned_back(d["site_quat"][:, i], x)
 
-    return replace(source, read=read, fields=(*source.fields, "site_quat"))
+    whole = np.zeros(4)
+    mujoco.mju_mulQuat(whole, fixed, model.site_quat[i])
+    straight = abs(abs(float(whole[0])) - 1) < 1e-12
+    return replace(
+        source, read=read, fields=(*source.fields, "site_quat"),
+        qvel=source.qvel if straight else (), quaternion=source.quaternion if straight else None,
+    )  # fmt: skip
+
+
+def _turned_back(q: Array, x: Array) -> Array:
+    """(B, 3) vectors in a frame -> in one that is turned by (B, 4) against it."""
+    w, v = q[:, :1], -q[:, 1:]
+    return x + 2 * (w * np.cross(v, x) + np.cross(v, np.cross(v, x)))
 
 
 def check_finite(
@@ -224,7 +247,7 @@ def resolve(name: str, config: TermConfig, model: mujoco.MjModel, where: str) ->
     if config.site:
         if not s.vector:
             raise InputError(f"{where}: site: only gravity and gyro turn with a site")
-        s = _mounted(s, model, config.site, where)
+        s = _mounted(s, model, config.joints[0], config.site, where)
     return Term(
         name, s.size, config.unit, config.frame, config.sensor, config.access, s.elements, s.read,
         s.vector, s.qpos, s.qvel, s.quaternion, s.fields,

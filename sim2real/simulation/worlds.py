@@ -135,8 +135,8 @@ class Worlds:
             if gap.actuators.stiction != 0.0:
                 dof = self.model.jnt_dofadr[self.model.actuator_trnid[:, 0]]
             self._reality = Reality(
-                gap, robots, actuators=self.robot.actuators, low=low, high=high, dof=dof,
-                servo=servos(self.model),
+                gap, robots, actuators=self.robot.actuators, low=low, high=high,
+                rest=self.task.rest, dof=dof, servo=servos(self.model),
                 terms=self.terms, control_period=self.control_period,
             )  # fmt: skip
         if gap.lag:

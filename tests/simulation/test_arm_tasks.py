@@ -56,7 +56,7 @@ def test_a_trajectory_begins_at_rest_at_home_and_its_velocity_is_its_slope():
     slope = np.gradient(place, 0.01, axis=0)
     np.testing.assert_allclose(slope[1:-1], rate[1:-1], atol=2e-3)
     assert np.abs(place - CURRENT.task.init_qpos).max() <= JointTrajectory.reach
-    assert CURRENT.control_period == pytest.approx(JointTrajectory.period)
+    assert CURRENT.task.period == pytest.approx(CURRENT.control_period)
 
 
 def test_what_is_asked_changes_with_every_step():

@@ -17,6 +17,7 @@ from sim2real.simulation.gap import (
     Network,
     Pushes,
     Sensor,
+    sample,
 )
 from sim2real.simulation.reality import CommandPath, Disturbance, ObservationPath
 from sim2real.simulation.robot import MjcfRobot, Robot
@@ -37,7 +38,8 @@ def term(name="x", size=1, sensor="encoder", **kw):
 
 
 def observation_path(gap, terms, worlds=1, seed=0):
-    return ObservationPath(gap, rngs(worlds, seed), terms, PERIOD)
+    drawn = rngs(worlds, seed)
+    return ObservationPath(gap, drawn, terms, PERIOD, sample(gap.mounting.encoder, drawn))
 
 
 def observe(path, truth, seed=0):
@@ -58,7 +60,7 @@ def observe(path, truth, seed=0):
 def command_path(gap, worlds=1, names=("a", "b"), high=(1.0, 2.0)):
     high = np.array(high)
     dof = np.arange(len(names))
-    return CommandPath(gap, rngs(worlds), names, -high, high, dof, np.zeros(len(names)))
+    return CommandPath(gap, rngs(worlds), names, -high, high, dof)
 
 
 def command(path, action, qvel=None, seed=0):

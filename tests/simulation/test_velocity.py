@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sim2real.simulation.friction import GearFriction
-from sim2real.simulation.gap import Actuators, Gap, Mounting, ServoFriction
+from sim2real.simulation.gap import Actuators, Draw, Gap, Mounting, Network, ServoFriction
 from sim2real.simulation.robot import MjcfRobot, Robot, servos
 from sim2real.simulation.tasks import velocity
 from sim2real.simulation.tasks.velocity import Velocity
@@ -288,6 +288,77 @@ def test_a_servo_holds_what_its_encoder_says():
     np.testing.assert_allclose(w.data["qpos"][0, 7:], w.task.rest - 0.05, atol=0.02)
     assert servos(GO1.model).all()
     assert not servos(Robot.load("hopper").model).any()
+
+
+def test_servo_and_term_have_the_same_offset_where_it_is_drawn():
+    drawn = Draw("uniform", -0.1, 0.1)
+    w = stand(4, gap=Gap(mounting=Mounting(encoder=drawn)))
+    qpos = np.tile(GO1.task.init_qpos, (4, 1))
+    qpos[:, 2] = 3.0
+    w.set_state(np.arange(4), qpos, np.zeros((4, 18)))
+    obs = [w.advance(np.tile(w.task.rest, (4, 1))).obs for _ in range(20)]
+    off = obs[-1][:, :12] - w.data["qpos"][:, 7:]
+    assert np.ptp(off[:, 0]) > 0.01
+    np.testing.assert_allclose(obs[-1][:, :12], np.tile(w.task.rest, (4, 1)), atol=0.02)
+
+
+def test_a_first_command_that_is_lost_leaves_the_servo_where_it_stands():
+    w = stand(3, gap=Gap(network=Network(loss=1.0)))
+    step = w.step(w.task.rest[None] + np.full((3, 12), 0.3))
+    assert np.abs(w.data["qpos"][:, 7:] - step.obs[:, :12]).max() < 0.3
+    np.testing.assert_allclose(w.data["qpos"][:, 7:], np.tile(w.task.rest, (3, 1)), atol=0.2)
+
+
+def test_at_reset_the_servos_hold_the_pose_in_both_engines():
+    a, b = (Worlds(GO1, 2, seed=4, engine=engine, threads=1) for engine in ("mjbatch", "reference"))
+    np.testing.assert_array_equal(a.reset(), b.reset())  # contact forces too
+    joints = np.abs(a.data["qpos"][:, 7:] - GO1.task.home).max()
+    assert np.abs(a.data["actuator_force"]).max() < 35 * joints + 1.0
+
+
+def test_a_site_on_a_fixed_body_is_turned_with_it(tmp_path):
+    text = (
+        (GO1.folder / "go1.xml")
+        .read_text()
+        .replace(
+            '<site name="imu" pos="-0.01592 -0.06659 -0.00617"/>',
+            '<body name="imu_link" quat="0 1 0 0"><site name="imu"/><geom size="0.001"/></body>',
+        )
+    )
+    assert "imu_link" in text
+    (tmp_path / "go1.xml").write_text(text)
+    (tmp_path / "bumps.png").write_bytes((GO1.folder / "bumps.png").read_bytes())
+    (tmp_path / "env.yaml").write_text((GO1.folder / "env.yaml").read_text())
+    robot: Any = Robot.load(tmp_path)
+    w = Worlds(robot, 1, observe=["gravity"], threads=1)
+    w.reset()
+    w.set_state(np.arange(1), GO1.task.init_qpos[None], np.zeros((1, 18)))
+    np.testing.assert_allclose(w._observe()[0], (0, 0, 1), atol=1e-12)
+    assert robot.terms["gravity"].quaternion is None  # a log of it is not put back as it is
+    env = (tmp_path / "env.yaml").read_text().replace("site: imu", "site: FR_foot")
+    (tmp_path / "env.yaml").write_text(env)
+    with pytest.raises(InputError, match="site 'FR_foot' moves against 'trunk'"):
+        _ = Robot.load(tmp_path).terms
+
+
+def test_a_keyframe_without_ctrl_is_refused(tmp_path):
+    text = (GO1.folder / "go1.xml").read_text()
+    begin = text.index(' ctrl="', text.index("<keyframe>"))
+    (tmp_path / "go1.xml").write_text(text[:begin] + text[text.index('"', begin + 7) + 1 :])
+    (tmp_path / "bumps.png").write_bytes((GO1.folder / "bumps.png").read_bytes())
+    (tmp_path / "env.yaml").write_text((GO1.folder / "env.yaml").read_text())
+    with pytest.raises(InputError, match=r"the servo 'FR_thigh' to be -0\.90 from where"):
+        _ = Robot.load(tmp_path).task  # type: ignore[attr-defined]
+
+
+def test_a_goal_is_a_command(tmp_path):
+    (tmp_path / "go1.xml").write_text((GO1.folder / "go1.xml").read_text())
+    (tmp_path / "bumps.png").write_bytes((GO1.folder / "bumps.png").read_bytes())
+    env = (GO1.folder / "env.yaml").read_text()
+    changed = env.replace("frame: trunk, sensor: command", "frame: trunk, sensor: imu")
+    (tmp_path / "env.yaml").write_text(changed)
+    with pytest.raises(InputError, match="source goal takes sensor: command"):
+        _ = Robot.load(tmp_path).terms
 
 
 def test_an_offset_of_an_encoder_turns_the_link_and_not_the_reading():

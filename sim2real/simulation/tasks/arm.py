@@ -9,7 +9,7 @@ from types import MappingProxyType
 import mujoco
 import numpy as np
 
-from sim2real.simulation.tasks.base import Task
+from sim2real.simulation.tasks.base import Task, rest_of
 from sim2real.types import Array, InputError
 
 
@@ -54,6 +54,9 @@ def speed(m: Moment) -> Array:
     return np.square(m.speed).sum(axis=1)
 
 
+TRIES, LOWEST = 1000, 0.15
+"""Draws of a pose, and how high its flange is at least [m]."""
+
 TERMS = (tracking, distance, turn, effort, change, speed)
 
 
@@ -66,13 +69,14 @@ class _Arm(Task):
         super().__init__(model)
         if "home" not in [model.key(i).name for i in range(model.nkey)]:
             raise InputError("the task needs a keyframe 'home'")
-        if model.njnt != model.nu or model.nq != model.nv:
+        one_each = model.njnt == model.nu and model.nq == model.nv
+        if not one_each or (model.actuator_trnid[:, 0] != np.arange(model.njnt)).any():
             raise InputError(
-                "the task needs hinges and slides with one actuator each; the model has "
-                f"{model.njnt} joints and {model.nu} actuators"
+                "the task needs hinges and slides with one actuator each, in their order; the "
+                f"model has {model.njnt} joints and {model.nu} actuators"
             )
         self.init_qpos = model.key("home").qpos.copy()
-        self.rest = model.key("home").ctrl.copy()
+        self.rest = rest_of(model)
         low, high = model.actuator_ctrlrange.T
         self._middle, self._half = (low + high) / 2, (high - low) / 2
 
@@ -103,8 +107,6 @@ class JointTrajectory(_Arm):
     """Frequency of the first harmonic [Hz]."""
     reach = 0.6
     """How far a joint moves from home at most [rad]."""
-    period = 0.01
-    """Control period that the motion is drawn for [s]."""
 
     def __init__(self, model: mujoco.MjModel):
         super().__init__(model)
@@ -153,11 +155,20 @@ class ReachPose(_Arm):
 
     def goals(self, rng: np.random.Generator) -> Array:
         state = mujoco.MjData(self.model)
-        while True:
-            state.qpos[:] = self.init_qpos + rng.uniform(-self.away, self.away, self.model.nq)
+        free = self.model.jnt_limited == 0
+        low = np.where(free, -np.inf, self.model.jnt_range[:, 0])
+        high = np.where(free, np.inf, self.model.jnt_range[:, 1])
+        for _ in range(TRIES):
+            wish = self.init_qpos + rng.uniform(-self.away, self.away, self.model.nq)
+            state.qpos[:] = np.clip(wish, low, high)
             mujoco.mj_kinematics(self.model, state)
-            if state.site_xpos[self._flange, 2] > 0.15:  # above the ground
+            if state.site_xpos[self._flange, 2] > LOWEST:
                 break
+        else:
+            raise InputError(
+                f"the task reach_pose finds no pose of the flange higher than {LOWEST} m with "
+                f"joints up to {self.away} rad from 'home'; mount the arm higher"
+            )
         quat = np.zeros(4)
         mujoco.mju_mat2Quat(quat, state.site_xmat[self._flange])
         return np.concatenate((state.site_xpos[self._flange], quat))[None]

@@ -58,6 +58,8 @@ class Task(ABC):
     """MjData fields the task reads besides qpos and qvel; `body_mass` is also understood."""
     episode_steps: int = 1000
     """Control steps after which an episode is truncated."""
+    period: float = 0.0
+    """Control period [s]; set when the robot is loaded."""
     goal_names: tuple[str, ...] = ()
     """What somebody asks of the robot, value by value: a velocity, or a point to reach."""
     goal_steps: int = 0
@@ -144,6 +146,27 @@ class Task(ABC):
         `terms` maps the names of observation terms to (T, n). None: these terms do not tell.
         """
         return None
+
+
+def rest_of(model: mujoco.MjModel) -> Array:
+    """(A,) the commands of the keyframe `home`.
+
+    Raises:
+        InputError: a servo is told there to go somewhere else, as where the keyframe has no `ctrl`.
+    """
+    key = model.key("home")
+    for a in range(model.nu):
+        if model.actuator_trntype[a] != int(mujoco.mjtTrn.mjTRN_JOINT):
+            continue
+        joint = int(model.actuator_trnid[a, 0])
+        holds = model.actuator_biasprm[a, 1] != 0 or model.actuator_gainprm[a, 8] == 1
+        away = float(key.ctrl[a] - key.qpos[model.jnt_qposadr[joint]])
+        if holds and abs(away) > 0.5:
+            raise InputError(
+                f"the keyframe 'home' commands the servo '{model.actuator(a).name}' to be "
+                f"{away:.2f} from where its joint is there; give the keyframe a ctrl"
+            )
+    return key.ctrl.copy()
 
 
 def body_id(model: mujoco.MjModel, name: str) -> int:

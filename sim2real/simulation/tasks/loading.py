@@ -37,6 +37,7 @@ def load_task(
     """
     if task in TASKS:
         shipped = TASKS[task](model)
+        shipped.period = float(model.opt.timestep * frame_skip)
         shipped.weigh(rewards or {}, where)
         return shipped
     path, kind = _class(task, folder, where)
@@ -50,6 +51,7 @@ def load_task(
         raise InputError(f"{path}: class {kind.__name__} has no method '{missing[0]}'{hint}")
     made = tried(lambda: kind(model), path)
     made.weigh(rewards or {}, where)
+    made.period = float(model.opt.timestep * frame_skip)
     _try(made, model, frame_skip, path)
     return made
 

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import mujoco
 import numpy as np
 
-from sim2real.simulation.tasks.base import Task
+from sim2real.simulation.tasks.base import Task, rest_of
 from sim2real.types import Array, InputError
 
 TRACKING = 0.25
@@ -54,7 +54,8 @@ class Moment:
     standing: Array
     """(B, F) bool: feet on the ground"""
     foot_height: Array
-    """(B, F) of the middle of a foot above the ground [m]"""
+    """(B, F) of the middle of a foot above that of the lowest, or of one that stands on flat ground
+    [m]; on rough ground a foot on a bump counts as lifted"""
     foot_velocity: Array
     """(B, F, 2) horizontal [m/s]"""
 
@@ -171,17 +172,21 @@ class Velocity(Task):
                 "the task velocity needs a free joint and then one actuator for every joint; the "
                 f"model has {model.njnt} joints and {model.nu} actuators"
             )
+        if (model.actuator_trnid[:, 0] != np.arange(1, model.njnt)).any():
+            raise InputError("the task velocity needs the actuators in the order of the joints")
         touch = model.sensor_type == int(mujoco.mjtSensor.mjSENS_TOUCH)
         if not touch.any():
             raise InputError("the task velocity needs a touch sensor at every foot")
         self.init_qpos = model.key("home").qpos.copy()
         self.home = self.init_qpos[7:].copy()
-        self.rest = model.key("home").ctrl.copy()
+        self.rest = rest_of(model)
         self._feet = model.sensor_objid[touch]  # (F,) sites
         self._touch = model.sensor_adr[touch]
-        low, high = model.jnt_range[1:].T
-        middle, half = (low + high) / 2, 0.95 * (high - low) / 2
-        self._low, self._high = middle - half, middle + half
+        free = model.jnt_limited[1:] == 0
+        low, high = np.where(free, -np.inf, model.jnt_range[1:].T[0]), model.jnt_range[1:].T[1]
+        high = np.where(free, np.inf, high)
+        margin = 0.025 * np.where(free, 0.0, model.jnt_range[1:, 1] - model.jnt_range[1:, 0])
+        self._low, self._high = low + margin, high - margin
         state = mujoco.MjData(model)
         state.qpos[:] = self.init_qpos
         mujoco.mj_kinematics(model, state)
