@@ -165,8 +165,8 @@ def motion_of(recording: Recording) -> Motion:
         InputError: the arm never moves, or for less than two seconds.
     """
     rate = 1 / recording.period
-    smooth = lambda x: _filtered(x, KINEMATIC_CUTOFF, rate)  # noqa: E731
-    velocity = smooth(recording.velocity)
+    position = _filtered(recording.position, KINEMATIC_CUTOFF, rate)
+    velocity = _filtered(recording.velocity, KINEMATIC_CUTOFF, rate)
     acceleration = np.gradient(velocity, recording.period, axis=0)
     moves = np.flatnonzero(np.abs(velocity).max(axis=1) > 0.05)
     half = round(0.5 * rate)  # the filter's ends
@@ -174,7 +174,7 @@ def motion_of(recording: Recording) -> Motion:
         raise InputError(f"{recording.name}: the arm moves for less than two seconds")
     part = slice(moves[0] + half, moves[-1] - half)
     return Motion(
-        smooth(recording.position)[part], velocity[part], acceleration[part],
+        position[part], velocity[part], acceleration[part],
         recording.current[part], recording.period,
     )  # fmt: skip
 
@@ -328,7 +328,7 @@ class _Unknowns:
         return np.concatenate((np.log(after[positive] / before[positive]), gains))
 
     def start(self) -> Array:
-        load = [of for of in ([2.0, 0, 0, 0.1, 0.03, 0.03, 0.03, 0, 0, 0],) if self.loaded]
+        load = [BALL] if self.loaded else []
         return np.concatenate([self.nominal.ravel(), *load, self.scale.ravel(), np.zeros(self.J)])
 
     def parts(self, x: Array) -> tuple[Array, Array, Array, Array | None]:

@@ -82,8 +82,11 @@ def read_recording(path: Path, robot: Robot) -> Recording:
         log.info("%s: samples are %.0f to %.0f ms apart; put on a grid of %.1f ms", path,
                  1000 * apart.min(), 1000 * apart.max(), 1000 * period)  # fmt: skip
     grid = time[0] + period * np.arange(int((time[-1] - time[0]) / period) + 1)
-    even = lambda x: np.stack([np.interp(grid, time, c) for c in x.T], axis=1)  # noqa: E731
-    return Recording(path.name, period, even(position), even(velocity), even(current))
+    even = [
+        np.stack([np.interp(grid, time, column) for column in part.T], axis=1)
+        for part in (position, velocity, current)
+    ]
+    return Recording(path.name, period, *even)
 
 
 def _numbers(path: Path, width: int, columns: dict[str, int], where: str) -> Array:

@@ -115,13 +115,6 @@ def pseudo_inertia(theta: Array) -> Array:
     return out
 
 
-def of_pseudo_inertia(matrix: Array) -> Array:
-    """The inverse of `pseudo_inertia`: (4, 4) -> (10,)."""
-    inertia = np.trace(matrix[:3, :3]) * np.eye(3) - matrix[:3, :3]
-    moments = inertia[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
-    return np.array([matrix[3, 3], *matrix[:3, 3], *moments])
-
-
 def _placed(
     model: mujoco.MjModel, body: int, place: dict[int, int]
 ) -> tuple[Array, Array, int | None]:

@@ -48,7 +48,7 @@ def make_engine(
     rest: Array | None = None,
 ) -> Engine:  # fmt: skip
     """The engine `name`, or the reference where a field is one that mjbatch does not give. `rest`
-    (A,) is the command that actuators with latency still get after a reset; None is zeros."""
+    (A,) is the command at a reset, which late actuators still get after it; None is zeros."""
     threads = threads or os.cpu_count() or 1
     rest = None if rest is None or not rest.any() else rest
     if name == "reference" or _AFTER_STEP.intersection(fields):

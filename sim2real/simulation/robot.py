@@ -20,6 +20,7 @@ from sim2real import content, schema
 from sim2real.dynamics.parameter import Parameter, ParameterSpace
 from sim2real.simulation import edits
 from sim2real.simulation.gap import Gap, Latency, ends
+from sim2real.simulation.servos import is_servo
 from sim2real.simulation.tasks.base import Task
 from sim2real.simulation.tasks.loading import load_task, read_term, task_path
 from sim2real.simulation.terms import SOURCES, Access, Term, TermConfig, resolve
@@ -169,7 +170,7 @@ class Robot(ABC):
         model = self.model
         if effect in ("strength", "weak", "stiction"):
             for i in of:
-                if _is_servo(model, i):
+                if is_servo(model, i):
                     return f"actuator '{self.actuators[i]}' {SERVO}"
         if effect in ("stiction", "friction"):
             for i in of:
@@ -457,30 +458,6 @@ class MjcfRobot(Robot):
         terms = [self.terms[name] for name in values if name in self.terms]
         logged = state_from(terms, values, self.model)
         return logged if logged.known_qpos.any() or logged.known_qvel.any() else None
-
-
-DC_MOTOR_MODE, DC_MOTOR_VOLTAGE, DC_MOTOR_POSITION = 8, 0, 1
-"""Where MuJoCo's DC motor keeps in gainprm what its command is, and two of its values."""
-
-
-def servos(model: mujoco.MjModel) -> Array:
-    """(A,) bool: the actuators that take a position of their joint."""
-    mode = model.actuator_gainprm[:, DC_MOTOR_MODE]
-    motor = model.actuator_gaintype == int(mujoco.mjtGain.mjGAIN_DCMOTOR)
-    affine = model.actuator_biastype == int(mujoco.mjtBias.mjBIAS_AFFINE)
-    feeds_back = affine & (model.actuator_biasprm[:, 1] != 0)
-    return feeds_back | (motor & (mode == DC_MOTOR_POSITION))
-
-
-def _is_servo(model: mujoco.MjModel, actuator: int) -> bool:
-    """Whether it takes a position or a speed and feeds it back; a constant bias feeds nothing
-    back, and the command stays a force."""
-    if int(model.actuator_gaintype[actuator]) == int(mujoco.mjtGain.mjGAIN_DCMOTOR):
-        return int(model.actuator_gainprm[actuator, DC_MOTOR_MODE]) != DC_MOTOR_VOLTAGE
-    bias = int(model.actuator_biastype[actuator])
-    feedback = model.actuator_biasprm[actuator, 1:3]  # of length and of velocity
-    affine = bias == int(mujoco.mjtBias.mjBIAS_AFFINE) and bool(feedback.any())
-    return affine or bias == int(mujoco.mjtBias.mjBIAS_SO3)
 
 
 def _check_xi(gap: Gap, space: ParameterSpace) -> None:

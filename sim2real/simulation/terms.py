@@ -191,8 +191,8 @@ def _mounted(source: _Source, model: mujoco.MjModel, joint: str, name: str, wher
         fixed, body = above, int(model.body_parentid[body])
 
     def read(d: Mapping[str, Array]) -> Array:
-        x = _turned_back(np.tile(fixed, (len(d["qpos"]), 1)), source.read(d))
-        return _turned_back(d["site_quat"][:, i], x)
+        x = turned_back(np.tile(fixed, (len(d["qpos"]), 1)), source.read(d))
+        return turned_back(d["site_quat"][:, i], x)
 
     whole = np.zeros(4)
     mujoco.mju_mulQuat(whole, fixed, model.site_quat[i])
@@ -203,10 +203,12 @@ def _mounted(source: _Source, model: mujoco.MjModel, joint: str, name: str, wher
     )  # fmt: skip
 
 
-def _turned_back(q: Array, x: Array) -> Array:
-    """(B, 3) vectors in a frame -> in one that is turned by (B, 4) against it."""
+def turned_back(q: Array, x: Array) -> Array:
+    """(B, 3) vectors in a frame -> in one that is turned by (B, 4) against it, of any length: a
+    task may begin with a quaternion that MuJoCo has yet to normalise."""
     w, v = q[:, :1], -q[:, 1:]
-    return x + 2 * (w * np.cross(v, x) + np.cross(v, np.cross(v, x)))
+    moved = w * np.cross(v, x) + np.cross(v, np.cross(v, x))
+    return x + 2 * moved / np.square(q).sum(axis=1, keepdims=True)
 
 
 def check_finite(

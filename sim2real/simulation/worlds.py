@@ -15,7 +15,8 @@ from sim2real.simulation.engine import make_engine
 from sim2real.simulation.friction import FIELDS, GearFriction
 from sim2real.simulation.gap import Gap, sample
 from sim2real.simulation.reality import Reality
-from sim2real.simulation.robot import MjcfRobot, Robot, servos
+from sim2real.simulation.robot import MjcfRobot, Robot
+from sim2real.simulation.servos import servos
 from sim2real.simulation.terms import Term
 from sim2real.types import Array, InputError, Step
 

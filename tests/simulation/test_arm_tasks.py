@@ -9,7 +9,8 @@ import mujoco
 import numpy as np
 import pytest
 
-from sim2real.simulation.robot import Robot, servos
+from sim2real.simulation.robot import Robot
+from sim2real.simulation.servos import servos
 from sim2real.simulation.tasks.arm import JointTrajectory, ReachPose
 from sim2real.simulation.worlds import Worlds
 from sim2real.types import InputError

@@ -12,7 +12,8 @@ import pytest
 
 from sim2real.simulation.friction import GearFriction
 from sim2real.simulation.gap import Actuators, Draw, Gap, Mounting, Network, ServoFriction
-from sim2real.simulation.robot import MjcfRobot, Robot, servos
+from sim2real.simulation.robot import MjcfRobot, Robot
+from sim2real.simulation.servos import servos
 from sim2real.simulation.tasks import velocity
 from sim2real.simulation.tasks.velocity import Velocity
 from sim2real.simulation.worlds import Worlds

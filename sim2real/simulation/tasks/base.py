@@ -10,6 +10,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from sim2real.simulation.servos import servos
 from sim2real.types import Array, InputError, LoggedState, nearest
 
 
@@ -148,6 +149,10 @@ class Task(ABC):
         return None
 
 
+ASTRAY = 0.5
+"""A servo that is told at rest to be further from where its joint is, is told nothing [rad, m]."""
+
+
 def rest_of(model: mujoco.MjModel) -> Array:
     """(A,) the commands of the keyframe `home`.
 
@@ -155,13 +160,11 @@ def rest_of(model: mujoco.MjModel) -> Array:
         InputError: a servo is told there to go somewhere else, as where the keyframe has no `ctrl`.
     """
     key = model.key("home")
-    for a in range(model.nu):
-        if model.actuator_trntype[a] != int(mujoco.mjtTrn.mjTRN_JOINT):
-            continue
+    driving = model.actuator_trntype == int(mujoco.mjtTrn.mjTRN_JOINT)
+    for a in np.flatnonzero(servos(model) & driving).tolist():
         joint = int(model.actuator_trnid[a, 0])
-        holds = model.actuator_biasprm[a, 1] != 0 or model.actuator_gainprm[a, 8] == 1
         away = float(key.ctrl[a] - key.qpos[model.jnt_qposadr[joint]])
-        if holds and abs(away) > 0.5:
+        if abs(away) > ASTRAY:
             raise InputError(
                 f"the keyframe 'home' commands the servo '{model.actuator(a).name}' to be "
                 f"{away:.2f} from where its joint is there; give the keyframe a ctrl"

@@ -15,6 +15,7 @@ import mujoco
 import numpy as np
 
 from sim2real.simulation.tasks.base import Task, rest_of
+from sim2real.simulation.terms import turned_back
 from sim2real.types import Array, InputError
 
 TRACKING = 0.25
@@ -267,12 +268,6 @@ class Velocity(Task):
     def _velocity_gravity(self, data: Mapping[str, Array]) -> tuple[Array, Array]:
         """(B, 3), (B, 3) velocity of the trunk and direction of gravity, in the trunk's frame."""
         q = data["qpos"][:, 3:7]
-        w, v = q[:, :1], -q[:, 1:]  # the inverse rotation
-        squared = np.square(q).sum(axis=1, keepdims=True)
-
-        def turned(x: Array) -> Array:
-            return x + 2 * (w * np.cross(v, x) + np.cross(v, np.cross(v, x))) / squared
-
         down = np.zeros((len(q), 3))
         down[:, 2] = -1.0
-        return turned(data["qvel"][:, :3]), turned(down)
+        return turned_back(q, data["qvel"][:, :3]), turned_back(q, down)
