@@ -21,6 +21,7 @@ from sim2real import progress
 from sim2real.compare import ARMS, Ladder, Results, cells_of, compare, table
 from sim2real.deploy.files import write_atomically
 from sim2real.report import save_ladder
+from sim2real.types import nearest
 
 HERE = Path(__file__).resolve().parent.parent / "results" / "ladder"
 GAPS = {
@@ -76,13 +77,18 @@ def main() -> None:
     parser.add_argument("--hours", type=float, help="begin no cell after so long")
     parser.add_argument("--arms", help="NAME[,NAME...]; default all")
     parser.add_argument("--envs", default=",".join(GAPS), help="NAME[,NAME...]")
+    parser.add_argument("--gaps", help="NAME[,NAME...]; default all of each robot")
     options = parser.parse_args()
     begin, seeds = time.monotonic(), range(options.seeds)
     arms = options.arms.split(",") if options.arms else list(ARMS)
+    wanted = options.gaps.split(",") if options.gaps else []
+    for gap in wanted:
+        if all(gap not in gaps for gaps in GAPS.values()):
+            parser.error(f"no gap '{gap}' in this study{nearest(gap, sum(GAPS.values(), ()))}")
     for seed in seeds:  # what knows nothing of a target is trained once for all gaps of a robot
         now = [a for a in arms if seed == seeds[0] or ARMS[a].kind != "oracle"]
         for env in options.envs.split(","):
-            for gap in GAPS[env]:
+            for gap in [g for g in GAPS[env] if not wanted or g in wanted]:
                 left = None
                 if options.hours is not None:
                     left = max(0.0, 3600 * options.hours - (time.monotonic() - begin))

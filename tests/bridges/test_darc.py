@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -420,6 +421,21 @@ def test_domains_that_share_no_states_are_warned_of_once(where, said, caplog):
     learned.active = True
     learned.learn(source, target, updates=400)
     assert [("hardly any (s, a)" in r.getMessage()) for r in caplog.records] == [True] * said
+
+
+@pytest.mark.parametrize(
+    ("env", "weight", "said"), [("hopper", 50.0, 1), ("hopper", 1e-3, 0), ("halfcheetah", 50.0, 0)]
+)
+def test_where_ending_an_episode_pays_it_is_said_once(env, weight, said, caplog, monkeypatch):
+    monkeypatch.setattr("sim2real.bridges.correct.darc.BATCHES", 20)
+    config = replace(CONFIG, warm_up=600, target_steps=500, weight=weight)
+    model = sac(worlds(env, 4))
+    model.learn(1200, callback=DarcForSAC(config, worlds(env, 2, "worn", seed=9)))
+    told = [r.getMessage() for r in caplog.records if "ending an episode pays" in r.getMessage()]
+    assert len(told) == said
+    if said:
+        earns, takes = (float(x) for x in re.findall(r"(?:earns|takes) ([\d.]+)", told[0]))
+        assert 0 < earns < takes
 
 
 # --- in a recipe

@@ -33,6 +33,7 @@ from sim2real.bridges.correct.classifiers import (
     count,
     warn,
     warn_apart,
+    warn_falling,
 )
 from sim2real.bridges.correct.memory import TargetSteps, enough, pick, reward_unit
 from sim2real.learning.companion import Companion
@@ -40,6 +41,9 @@ from sim2real.types import Array, InputError
 
 HELD_OUT_SAMPLES = 512
 """Of each domain, in one look at the held-out loss."""
+
+BATCHES = 500
+"""Of corrected rewards, before it is said what they come to."""
 
 STATE = "darc.pt"
 
@@ -188,10 +192,13 @@ class Correction:
         self.updates = 0
         self._resting = 0
         self._stop = EarlyStop(self.classifiers)
-        self._checked = self._warned = False
+        self.ends = False
+        """Whether an episode of the source ended before its time."""
+        self._checked = self._warned = self._fell = False
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 8]))
         self._losses: list[tuple[float, float]] = []
         self._given: list[tuple[float, float]] = []
+        self._earned: list[tuple[float, float]] = []
 
     def rewards(self, t: Transitions, reward: Array, unit: float = 1.0) -> Array:
         """scale · (r + weight · Δr / unit), (N,); without Δr during the warm-up.
@@ -202,6 +209,7 @@ class Correction:
         if self.active:
             delta = self.classifiers.delta_r(*t)
             self._given.append((float(delta.mean()), float(np.abs(delta).mean())))
+            self._watch(float(reward.mean()) * unit, self.config.weight * float(delta.mean()))
             reward = reward + self.config.weight * delta / unit
         return (self.config.reward_scale * reward).astype(np.float32)
 
@@ -237,6 +245,14 @@ class Correction:
         logger.record("darc/target_steps", target_steps)
         self._losses.clear()
         self._given.clear()
+
+    def _watch(self, reward: float, correction: float) -> None:
+        if self._fell or not self.ends:
+            return
+        self._earned.append((reward, correction))
+        if len(self._earned) == BATCHES:
+            self._fell = warn_falling(*np.mean(self._earned, axis=0).tolist())
+            self._earned.clear()
 
     def _check(self, source: Remembered, target: Remembered) -> None:
         ours, theirs = source.raw_sample(ENOUGH, self._rng), target.raw_sample(ENOUGH, self._rng)
@@ -383,6 +399,12 @@ class DarcCallback(Companion):
         self._before = self.model.num_timesteps
 
     def _on_step(self) -> bool:
+        if not self.correction.ends:
+            dones, infos = self.locals["dones"], self.locals["infos"]
+            self.correction.ends = any(
+                done and not info.get("TimeLimit.truncated", False)
+                for done, info in zip(dones, infos, strict=True)
+            )
         return True
 
     def _on_rollout_end(self) -> None:
