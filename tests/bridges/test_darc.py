@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 import re
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
