@@ -13,13 +13,16 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from sim2real import content
 from sim2real.types import InputError, SafetyStop, nearest
+
+if TYPE_CHECKING:
+    from sim2real.localization.attribution import Attribution
 
 DONE, NO, WRONG, STOPPED = 0, 1, 2, 3
 
@@ -135,7 +138,10 @@ def _parser() -> argparse.ArgumentParser:
         help="logs of `sim2real run`, or their folders; or CSV recordings of an arm",
     )  # fmt: skip
     p.add_argument(
-        "--identified", metavar="FILE", help="of an arm: what `identify` wrote, to be judged"
+        "--identified",
+        metavar="FILE",
+        help="what `identify` wrote: effects to switch off in turn, default identified here; of "
+        "an arm, what is judged",
     )
     p.add_argument(
         "--loaded", action="store_true", help="of an arm: recorded with its identified load"
@@ -492,18 +498,27 @@ def _identify_arm(arguments: argparse.Namespace) -> int:
 def gap(arguments: argparse.Namespace) -> int:
     if _recorded(arguments.logs):
         return _arm_gap(arguments)
-    if arguments.identified or arguments.loaded:
-        raise InputError("--identified and --loaded go with CSV recordings of an arm")
+    if arguments.loaded:
+        raise InputError("--loaded goes with CSV recordings of an arm")
     from sim2real import progress
+    from sim2real.localization import attribution
     from sim2real.localization.findings import COLUMNS
     from sim2real.localization.localize import STAGES, localize
 
     with progress.bar("gap", STAGES) as report:
         found = localize(arguments.logs, arguments.env, seed=arguments.seed, report=report)
+    shares = why = None
+    if arguments.identified or found.kind in ("dynamics", "observation"):
+        try:
+            shares = _attribution(arguments)
+        except InputError as error:
+            if arguments.identified:
+                raise
+            why = f"what the mismatch consists of cannot be said: {error}"
     if arguments.picture:
         from sim2real.report import save_localization
 
-        save_localization(found, arguments.picture)
+        save_localization(found, arguments.picture, shares)
 
     def show() -> None:
         print(found.sentence)
@@ -512,9 +527,32 @@ def gap(arguments: argparse.Namespace) -> int:
         rows = found.rows()
         if rows and found.kind in ("dynamics", "observation"):
             _print(_table(list(COLUMNS), rows))
+        if shares is not None:
+            print(shares.sentence)
+            _print(_table(list(attribution.COLUMNS), shares.rows()))
+        elif why is not None:
+            print(why)
 
-    _answer(arguments, found.to_dict(), show)
+    said = None if shares is None else shares.to_dict()
+    _answer(arguments, {**found.to_dict(), "attribution": said}, show)
     return DONE
+
+
+def _attribution(arguments: argparse.Namespace) -> Attribution:
+    from sim2real import progress
+    from sim2real.identification.identify import ROUNDS, explain, read_trajectories
+    from sim2real.identification.posterior import Posterior
+    from sim2real.localization.attribution import attribute
+    from sim2real.simulation.robot import Robot
+
+    robot = Robot.load(arguments.env)
+    episodes = read_trajectories(arguments.logs, robot)
+    if arguments.identified:
+        posterior = Posterior.load(arguments.identified)
+    else:
+        with progress.bar("identify", ROUNDS) as report:
+            posterior = explain(robot, episodes, seed=arguments.seed, report=report)
+    return attribute(robot, episodes, posterior, seed=arguments.seed)
 
 
 def _arm_gap(arguments: argparse.Namespace) -> int:

@@ -27,6 +27,7 @@ from sim2real.compare import Table
 from sim2real.dynamics.parameter import Parameter
 from sim2real.evaluate import Interval, RobustnessMap, bootstrap
 from sim2real.identification.posterior import Posterior
+from sim2real.localization.attribution import Attribution
 from sim2real.localization.findings import Localization, Map
 from sim2real.policy.spec import ParameterInfo
 from sim2real.simulation.robot import Robot
@@ -410,13 +411,21 @@ def _thousands(value: float, _: int = 0) -> str:
     return f"{value / 1e3:g} k" if abs(value) >= 1e3 else f"{value:g}"
 
 
-def draw_localization(localization: Localization, theme: Theme) -> Figure:
-    """Where robot and simulation differ: the terms, the joints, and Δr over the two columns along
-    which the classifiers tell them apart best. What was not asked or not found stays out."""
+def draw_localization(
+    localization: Localization, theme: Theme, attribution: Attribution | None = None
+) -> Figure:
+    """Where robot and simulation differ: the terms, the joints, what the mismatch consists of, and
+    Δr over the two columns along which the classifiers tell them apart best. What was not asked or
+    not found stays out."""
     terms, joints, map_ = localization.terms[:12], localization.joints[:8], localization.map
     bars = [("share of one step's motion [%]", [(t.name, t.share) for t in terms])]
     if joints:
         bars.append(("explained by a force on this joint alone [%]", list(joints)))
+    if attribution is not None:
+        shares = [(e.name, e.share.mean) for e in attribution.effects[:6]]
+        shares += [("sensors' noise", attribution.noise.mean)]
+        shares += [("nothing in the model", attribution.rest.mean)]
+        bars.append(("share of the mismatch [%]", shares))
     longest = max((len(rows) for _, rows in bars), default=1)
     panels_wide = len(bars) + (map_ is not None)
     size = (4.6 * panels_wide, max(0.3 * longest + 1.3, 3.6 if map_ is not None else 1.8))

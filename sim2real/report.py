@@ -18,6 +18,7 @@ from sim2real.compare import Table
 from sim2real.deploy.files import write_atomically
 from sim2real.evaluate import RobustnessMap
 from sim2real.film import film, gif, side_by_side, still
+from sim2real.localization.attribution import Attribution
 from sim2real.localization.findings import Localization
 from sim2real.pictures import DARK, LIGHT, Theme
 from sim2real.policy.policy import Policy
@@ -86,13 +87,17 @@ def save_robustness(map_: RobustnessMap, path: str | Path, robot: Robot | None =
     write_atomically(Path(path), pictures.png(pictures.draw_robustness(map_, LIGHT, robot)))
 
 
-def save_localization(localization: Localization, path: str | Path) -> None:
-    """Draws where robot and simulator differ as PNG.
+def save_localization(
+    localization: Localization, path: str | Path, attribution: Attribution | None = None
+) -> None:
+    """Draws where robot and simulator differ as PNG, and what of it is which effect.
 
     Raises:
         InputError: the file cannot be written.
     """
-    write_atomically(Path(path), pictures.png(pictures.draw_localization(localization, LIGHT)))
+    write_atomically(
+        Path(path), pictures.png(pictures.draw_localization(localization, LIGHT, attribution))
+    )
 
 
 def save_ladder(table: Table) -> Path:

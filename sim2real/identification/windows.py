@@ -95,13 +95,14 @@ class Observers:
         nq, nv, A = robot.model.nq, robot.model.nv, robot.model.nu
         self._qpos, self._qvel = np.zeros((self.E, self.T, nq)), np.zeros((self.E, self.T, nv))
         self._command = np.zeros((self.E, self.T, A))
-        self._logged = np.full((self.E, self.T, D), np.nan)
+        self.logged = np.full((self.E, self.T, D), np.nan)
+        """(E, T + 1, D) what is compared; NaN after an episode's end."""
         for e, (episode, state) in enumerate(zip(episodes, self._starts, strict=True)):
             n = min(self.T, len(episode.command) + 1)
             self._qpos[e, :n], self._qvel[e, :n] = state.qpos[:n], state.qvel[:n]
             self._qpos[e, n:], self._qvel[e, n:] = state.qpos[n - 1], state.qvel[n - 1]
             self._command[e, : n - 1] = episode.command[: n - 1]
-            self._logged[e, :n] = np.concatenate(
+            self.logged[e, :n] = np.concatenate(
                 [episode.obs[t.name][:n] for t in self._compared], axis=1
             )
         fields = needed_fields(robot, self._compared)
@@ -123,9 +124,9 @@ class Observers:
         either. A target that stands still is no dead sensor: it is predicted to stand still."""
         if not np.ptp(self._command, axis=(0, 1)).any():
             return []
-        there: Array = ~np.isnan(self._logged[..., 0])  # one column is logged as long as all
+        there: Array = ~np.isnan(self.logged[..., 0])  # one column is logged as long as all
         there[:, 0] = False  # the first tick predicts nothing
-        logged, told = self._logged[there], self._logged[there] - error[:, there]
+        logged, told = self.logged[there], self.logged[there] - error[:, there]
         moves = np.median(np.ptp(told, axis=1), axis=0) > STILL  # (D,)
         dead = (np.ptp(logged, axis=0) == 0) & moves
         names = [(t, i) for t in self._compared for i in range(t.size)]
@@ -148,7 +149,7 @@ class Observers:
         data["goal"] = np.zeros((N * E, len(self.robot.task.goal_names)))
         headings = [t.quaternion for t in self._compared if t.quaternion is not None]
         engine.reset(worlds, qpos, qvel)
-        error = np.full((N, E, self.T, self._logged.shape[2]), np.nan)
+        error = np.full((N, E, self.T, self.logged.shape[2]), np.nan)
         for t in range(self.T - 1):
             if t and t % self.length == 0:
                 before = {a: data["qpos"][:, a : a + 4].copy() for a in headings}
@@ -163,7 +164,7 @@ class Observers:
             engine.step(command, self.robot.config.frame_skip)
             data["last_action"][:] = command
             told = np.concatenate([term.read(data) for term in self._compared], axis=1)
-            error[:, :, t + 1] = self._logged[None, :, t + 1] - told.reshape(N, E, -1)
+            error[:, :, t + 1] = self.logged[None, :, t + 1] - told.reshape(N, E, -1)
         return error
 
 

@@ -271,7 +271,7 @@ def test_both_kinds_of_logs_at_once_are_refused(capfd):
     assert cli.main(["identify", "a.csv", "logs", "--env", "ur10e"]) == 2
     assert "a.csv is a CSV recording and logs is not: give one kind" in capfd.readouterr().err
     assert cli.main(["gap", "logs", "--env", "ur10e", "--loaded"]) == 2
-    assert "go with CSV recordings" in capfd.readouterr().err
+    assert "goes with CSV recordings" in capfd.readouterr().err
 
 
 def test_mujoco_needs_the_same_currents():
