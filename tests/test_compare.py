@@ -143,6 +143,16 @@ def test_an_oracle_that_still_rises_is_a_lower_bound(returns, share, tmp_path):
     assert ("oracle-ppo still rose by 20 %" in said) == (share > 0)
 
 
+@pytest.mark.parametrize(("reached", "said"), [(130.0, True), (99.0, False)])
+def test_a_method_above_the_oracle_says_that_the_oracle_is_no_bound(reached, said, tmp_path):
+    results = Results(tmp_path / "c", TINY)
+    results.write(cell("oracle-ppo", 0, [99.0, 100.0, 101.0]))
+    results.write(cell("oracle-sac", 0, [20.0, 21.0, 22.0]))
+    results.write(cell("uniform", 0, [reached - 1, reached, reached + 1]))
+    notes = " ".join(table(results, [0]).notes)
+    assert ("uniform returns more than the better oracle" in notes) == said
+
+
 def test_the_winner_is_named_and_what_is_not_told_from_it(tmp_path):
     assert not any("returns most" in n for n in table(Results(tmp_path / "0", TINY), [0]).notes)
     close = {
