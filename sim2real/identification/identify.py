@@ -11,6 +11,7 @@ import numpy as np
 
 from sim2real import progress
 from sim2real.deploy.logs.npz import read_logs
+from sim2real.identification.plausibility import check_plausible
 from sim2real.identification.posterior import Posterior, at_the_edge
 from sim2real.identification.windows import Observers, Trajectory, check_numbers
 from sim2real.simulation.robot import MjcfRobot, Robot
@@ -78,6 +79,7 @@ def explain(
     rng = np.random.default_rng(seed)
     nominal = np.array(space.nominal, float)
     observers = Observers(robot, episodes, candidates=candidates, length=length)
+    check_plausible(observers.robot, episodes)
     xi = prior.sample(rng, candidates)
     error = observers(xi)
     if dead := observers.still(error):
@@ -304,6 +306,12 @@ def read_trajectories(logs: str | Path | Iterable[str | Path], robot: Robot) -> 
         check_numbers(where, logged.obs, logged.command)
         # in real time a sample may be missing or come twice: what is left are unbroken pieces
         breaks = np.flatnonzero(np.diff(logged.seq) != 1) + 1
+        if len(breaks):
+            log.warning(
+                "%s: samples are missing or repeated in %d places, first after tick %d; it is read "
+                "in %d pieces, and nothing is interpolated", where, len(breaks), breaks[0] - 1,
+                len(breaks) + 1,
+            )  # fmt: skip
         for first, end in itertools.pairwise([0, *breaks.tolist(), len(logged.seq)]):
             if end - first > 1:
                 obs = {name: value[first:end] for name, value in logged.obs.items()}

@@ -30,6 +30,7 @@ import numpy as np
 
 from sim2real import progress
 from sim2real.identification.identify import read_trajectories
+from sim2real.identification.plausibility import check_plausible
 from sim2real.identification.windows import Trajectory
 from sim2real.localization.findings import Localization
 from sim2real.localization.joints import ONE_JOINT, as_dynamics, rank_joints
@@ -79,6 +80,7 @@ def examine(
 ) -> tuple[Localization, Evidence | None]:  # fmt: skip
     """Everything but the regions; the evidence is what these are made from."""
     robot = checked(robot, episodes)
+    check_plausible(robot, episodes)
     transitions = sum(len(e.command) for e in episodes)
     answer = Localization(robot.name, "unknown", "", len(episodes), transitions)
     notes, why = support(robot, episodes)

@@ -406,3 +406,17 @@ def test_physics_beyond_the_ranges_is_warned_of_and_physics_inside_is_not(caplog
     with caplog.at_level(logging.WARNING):
         explain(HOPPER, excited(np.array([1.2, 1.2, 0.95, 0.9, 4.0])), **QUICK)
     assert not caplog.records
+
+
+def test_missing_samples_are_said_and_nothing_is_interpolated(logs, tmp_path, caplog):
+    source = sorted(logs.glob("*.npz"))[0]
+    whole = read_trajectories(source, HOPPER)
+    with np.load(source) as file:
+        arrays = dict(file)
+    seq = arrays["seq"].copy()
+    seq[10:] += 3
+    np.savez(tmp_path / "cut.npz", **(arrays | {"seq": seq}))
+    pieces = read_trajectories(tmp_path / "cut.npz", HOPPER)
+    assert [len(p.command) for p in pieces] == [9, len(whole[0].command) - 10]
+    (said,) = [r.getMessage() for r in caplog.records]
+    assert "missing or repeated in 1 places, first after tick 9; it is read in 2 pieces" in said

@@ -36,13 +36,15 @@ def test_commands_in_another_unit_are_unknown(logged):
 
 
 def test_joints_beyond_the_simulators_limits_are_unknown(logged):
-    episodes = [
-        e._replace(obs=e.obs | {"joint_positions": np.rad2deg(e.obs["joint_positions"])})
-        for e in logged(CHEETAH)
-    ]
-    answer = examine(CHEETAH, episodes)[0]
+    def changed(by):
+        name = "joint_positions"
+        return [e._replace(obs=e.obs | {name: by(e.obs[name])}) for e in logged(CHEETAH)]
+
+    answer = examine(CHEETAH, changed(lambda x: x + 1.0))[0]  # encoders that were zeroed elsewhere
     assert answer.kind == "unknown"
     assert "beyond the simulator's limits" in answer.sentence
+    with pytest.raises(InputError, match="degrees for radians"):
+        examine(CHEETAH, changed(np.rad2deg))
     assert "unit" in answer.sentence
 
 
