@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,13 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--work", default="runs/compare", help="folder of the trainings")
     p.add_argument("--jobs", type=_positive, default=1, help="cells at a time; default 1")
     p.add_argument("--seconds", type=_seconds, help="begin no cell after so long; go on later")
+
+    p = _command(commands, excite, "a safe motion that reveals the physics")
+    p.add_argument("env", metavar="ENV", help="a name from envs/, or the folder of a robot")
+    p.add_argument("--policy", metavar="POLICY", help="folder of a trained policy that drives it")
+    p.add_argument("--seconds", type=_seconds, default=10.0, help="of the motion; default 10")
+    p.add_argument("--out", help="where the motion is written (CSV); default excitation.csv")
+    p.add_argument("--seed", type=_seed, default=0, help="of the motion and its rehearsals")
 
     p = _command(commands, identify, "the physics that explain logs")
     p.add_argument(
@@ -423,6 +431,48 @@ def compare(arguments: argparse.Namespace) -> int:
         for note in table.notes:
             print(note)
         print(f"The picture is {picture}")
+    return DONE
+
+
+def excite(arguments: argparse.Namespace) -> int:
+    from sim2real import progress
+    from sim2real.deploy.files import write_atomically
+    from sim2real.identification.proposal import propose, stages
+    from sim2real.policy.actor import Actor
+    from sim2real.policy.policy import Policy
+    from sim2real.simulation.robot import Robot
+
+    if arguments.policy and arguments.out:
+        raise InputError("--out is for a motion; with --policy there is none to write")
+    robot = Robot.load(arguments.env)
+    policy = Policy.load(arguments.policy) if arguments.policy else None
+    act = None if policy is None else partial(Actor, policy)
+    observe = [] if policy is None else [t.name for t in policy.spec.terms]
+    with progress.bar("excite", stages(act is not None)) as report:
+        found = propose(
+            robot, act, observe=observe, seconds=arguments.seconds, seed=arguments.seed,
+            report=report,
+        )  # fmt: skip
+    out = None if act else str(arguments.out or "excitation.csv")
+    if out is not None:
+        write_atomically(Path(out), found.csv().encode())
+
+    def show() -> None:
+        rows = [
+            [e.name, ", ".join(f"{100 * x:.0f} %" for x in e.left),
+             "revealed" if e.revealed else "the data cannot tell"]
+            for e in found.parameters
+        ]  # fmt: skip
+        _print(_table(["parameter", "spread left, of its range", ""], rows))
+        safe = f"{found.unsafe} of {found.tried} were unsafe on {found.rehearsals} robots of its ξ"
+        if out is None:
+            print(f"noise of {found.share:g} on the policy's commands ({safe}):")
+            print(f"sim2real run ARTIFACT --excitation {found.share:g} --log runs/logs ...")
+        else:
+            print(f"{out}: sines of up to {found.fastest_hz:g} Hz and {found.share:g} of half the "
+                  f"commands' range around the pose at rest ({safe})")  # fmt: skip
+
+    _answer(arguments, {**found.to_dict(), "motion": out}, show)
     return DONE
 
 

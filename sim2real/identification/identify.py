@@ -52,6 +52,29 @@ def explain(
     seed: int = 0,
     report: progress.Report = progress.silent,
 ) -> Posterior:
+    """ξ that explains episodes of one robot: `fit`, with its arguments and errors.
+
+    Warns, in the log of the program, of a parameter whose posterior crowds at an edge of its range.
+    """
+    posterior = fit(
+        robot, episodes, candidates=candidates, rounds=rounds, length=length, seed=seed,
+        report=report,
+    )  # fmt: skip
+    for sentence in at_the_edge(posterior, robot.space):
+        log.warning("%s: %s", robot.name, sentence)
+    return posterior
+
+
+def fit(
+    robot: Robot,
+    episodes: Sequence[Trajectory],
+    *,
+    candidates: int = 64,
+    rounds: int = ROUNDS,
+    length: int = 12,
+    seed: int = 0,
+    report: progress.Report = progress.silent,
+) -> Posterior:
     """Sequential Monte Carlo over ξ (Del Moral, Doucet and Jasra 2006, section 3.3).
 
     Candidates drawn from the prior p(ξ) are led to p(ξ) p(log | ξ)^β while β grows from zero to
@@ -71,8 +94,7 @@ def explain(
     Raises:
         InputError: the logs determine nothing of the robot's state, or a value is not finite.
 
-    Warns, in the log of the program, of a sensor that seems dead, and of a parameter whose
-    posterior crowds at an edge of its range.
+    Warns, in the log of the program, of a sensor that seems dead.
     """
     space = robot.space
     prior = space.prior()
@@ -140,7 +162,7 @@ def explain(
     gain = gain[gain != 0.0]  # windows without data
     used, kept = _window_counts(error, length)
     rms = _rms_by_term(error[0], observers.columns)
-    posterior = Posterior(
+    return Posterior(
         env=robot.name, names=tuple(space.names), units=tuple(space.units),
         samples=xi, weights=weights, low=np.array(space.low, float),
         high=np.array(space.high, float), prior_std=np.array(prior.std(), float),
@@ -149,9 +171,6 @@ def explain(
         gain_error=float(gain.std(ddof=1) / len(gain) ** 0.5) if len(gain) > 1 else float("nan"),
         windows=used, residual=rms,
     )  # fmt: skip
-    for sentence in at_the_edge(posterior, space):
-        log.warning("%s: %s", robot.name, sentence)
-    return posterior
 
 
 def _widened(xi: Array, grid: Array, log_p: Array, rng: np.random.Generator) -> Array:
