@@ -23,7 +23,9 @@ from sim2real import content
 from sim2real.types import InputError, SafetyStop, nearest
 
 if TYPE_CHECKING:
+    from sim2real.identification.windows import Trajectory
     from sim2real.localization.attribution import Attribution
+    from sim2real.simulation.robot import Robot
 
 DONE, NO, WRONG, STOPPED = 0, 1, 2, 3
 
@@ -437,6 +439,7 @@ def compare(arguments: argparse.Namespace) -> int:
 def excite(arguments: argparse.Namespace) -> int:
     from sim2real import progress
     from sim2real.deploy.files import write_atomically
+    from sim2real.evaluate import observation_names
     from sim2real.identification.proposal import propose, stages
     from sim2real.policy.actor import Actor
     from sim2real.policy.policy import Policy
@@ -447,7 +450,7 @@ def excite(arguments: argparse.Namespace) -> int:
     robot = Robot.load(arguments.env)
     policy = Policy.load(arguments.policy) if arguments.policy else None
     act = None if policy is None else partial(Actor, policy)
-    observe = [] if policy is None else [t.name for t in policy.spec.terms]
+    observe = [] if policy is None else observation_names(policy, robot)
     with progress.bar("excite", stages(act is not None)) as report:
         found = propose(
             robot, act, observe=observe, seconds=arguments.seconds, seed=arguments.seed,
@@ -466,7 +469,8 @@ def excite(arguments: argparse.Namespace) -> int:
         _print(_table(["parameter", "spread left, of its range", ""], rows))
         safe = f"{found.unsafe} of {found.tried} were unsafe on {found.rehearsals} robots of its ξ"
         if out is None:
-            print(f"noise of {found.share:g} on the policy's commands ({safe}):")
+            print(f"noise of {found.share:g} on the policy's commands, with "
+                  f"{found.falls_per_minute:.2g} falls per minute ({safe}):")  # fmt: skip
             print(f"sim2real run ARTIFACT --excitation {found.share:g} --log runs/logs ...")
         else:
             print(f"{out}: sines of up to {found.fastest_hz:g} Hz and {found.share:g} of half the "
@@ -551,16 +555,20 @@ def gap(arguments: argparse.Namespace) -> int:
     if arguments.loaded:
         raise InputError("--loaded goes with CSV recordings of an arm")
     from sim2real import progress
+    from sim2real.identification.identify import read_trajectories
     from sim2real.localization import attribution
     from sim2real.localization.findings import COLUMNS
-    from sim2real.localization.localize import STAGES, localize
+    from sim2real.localization.localize import STAGES, explain_gap
+    from sim2real.simulation.robot import Robot
 
+    robot = Robot.load(arguments.env)
+    episodes = read_trajectories(arguments.logs, robot)
     with progress.bar("gap", STAGES) as report:
-        found = localize(arguments.logs, arguments.env, seed=arguments.seed, report=report)
+        found = explain_gap(robot, episodes, seed=arguments.seed, report=report)
     shares = why = None
     if arguments.identified or found.kind in ("dynamics", "observation"):
         try:
-            shares = _attribution(arguments)
+            shares = _attribution(arguments, robot, episodes)
         except InputError as error:
             if arguments.identified:
                 raise
@@ -588,15 +596,14 @@ def gap(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _attribution(arguments: argparse.Namespace) -> Attribution:
+def _attribution(
+    arguments: argparse.Namespace, robot: Robot, episodes: Sequence[Trajectory]
+) -> Attribution:
     from sim2real import progress
-    from sim2real.identification.identify import ROUNDS, explain, read_trajectories
+    from sim2real.identification.identify import ROUNDS, explain
     from sim2real.identification.posterior import Posterior
     from sim2real.localization.attribution import attribute
-    from sim2real.simulation.robot import Robot
 
-    robot = Robot.load(arguments.env)
-    episodes = read_trajectories(arguments.logs, robot)
     if arguments.identified:
         posterior = Posterior.load(arguments.identified)
     else:

@@ -676,7 +676,7 @@ def _above(rows: Sequence[Row]) -> list[str]:
         return []
     return [
         f"{', '.join(above)} return{'s' if len(above) == 1 else ''} more than the better oracle, "
-        "which learned too briefly to show what can be reached in the target: gap closed is "
+        "which is then no bound of what can be reached in the target: gap closed is "
         "overstated here."
     ]
 

@@ -19,6 +19,8 @@ from sim2real.types import Array, InputError
 
 ROUNDS = 14
 """Rounds of the population at most."""
+TICKS, LEAST_TICKS = 1600, 200
+"""Control steps that are replayed: of all episodes together, but no fewer of each."""
 NU = 4.0
 """Degrees of freedom of the error model: heavier tails than normal, because contacts that come a
 step early or late are not noise."""
@@ -97,10 +99,16 @@ def fit(
     Warns, in the log of the program, of a sensor that seems dead.
     """
     space = robot.space
+    if not space.K:
+        raise InputError(
+            f"{robot.where}: no parameters, so there is nothing to identify; list under "
+            "'parameters' what may differ"
+        )
     prior = space.prior()
     rng = np.random.default_rng(seed)
     nominal = np.array(space.nominal, float)
-    observers = Observers(robot, episodes, candidates=candidates, length=length)
+    ticks = max(LEAST_TICKS, TICKS // max(len(episodes), 1))
+    observers = Observers(robot, episodes, candidates=candidates, length=length, ticks=ticks)
     check_plausible(observers.robot, episodes)
     xi = prior.sample(rng, candidates)
     error = observers(xi)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import mujoco
 import numpy as np
+from scipy.stats import rankdata
 
 from sim2real.identification.windows import Trajectory
 from sim2real.simulation.robot import MjcfRobot
@@ -25,6 +26,8 @@ ALIKE, UNLIKE = 0.9, 0.5
 DEGREE = 180 / np.pi
 DEGREES = (0.7 * DEGREE, 1.4 * DEGREE)
 """Ratios that mean degrees for radians."""
+SPAN = 0.02
+"""Least share of its range in which a joint moves, where degrees are suspected."""
 BEYOND = 0.5
 """Share of a range, on either side, by which a joint may leave it; encoders are zeroed by hand."""
 
@@ -59,7 +62,8 @@ def _problems(
     joints = np.flatnonzero(np.isin(model.jnt_type, (2, 3)))  # slides and hinges
     position = _columns(terms, "qpos", {int(model.jnt_qposadr[j]): int(j) for j in joints})
     rate = _columns(terms, "qvel", {int(model.jnt_dofadr[j]): int(j) for j in joints})
-    yield from _rates(position, rate, episodes, period)
+    hinges = set(np.flatnonzero(model.jnt_type == 3).tolist())
+    yield from _rates(position, rate, hinges, episodes, period)
     yield from _ranges(model, position, episodes)
     yield from _directions(terms, episodes, period)
 
@@ -75,8 +79,8 @@ def _columns(terms: Sequence[Term], kind: str, joint: dict[int, int]) -> dict[in
 
 
 def _rates(
-    position: dict[int, Column], rate: dict[int, Column], episodes: Sequence[Trajectory],
-    period: float,
+    position: dict[int, Column], rate: dict[int, Column], hinges: set[int],
+    episodes: Sequence[Trajectory], period: float,
 ) -> Iterator[str]:  # fmt: skip
     both = [j for j in position if j in rate]
     moved = {
@@ -93,12 +97,15 @@ def _rates(
             )
         others = {k: _rank_correlation(moved[j], told[k]) for k in both if k != j}
         other = max(others, key=lambda k: others[k], default=j)
-        if own < UNLIKE and other != j and others[other] > ALIKE:
+        whose = max((_rank_correlation(moved[k], told[j]) for k in both if k != j), default=0.0)
+        if own < UNLIKE and min(others.get(other, 0.0), whose) > ALIKE:
             yield (
-                f"{rate[other]} is the derivative of {position[j]}, and {rate[j]} is not: the "
-                "columns of one of the two are in another order than the robot's; put them in the "
-                f"order {', '.join(position[j].term.elements)}"
+                f"{rate[other]} is the derivative of {position[j]}, and {rate[j]} is not: columns "
+                "are in another order than the robot's; its order is "
+                f"{', '.join(str(position[k]) for k in both)}"
             )
+        if j not in hinges:
+            continue
         fast = np.abs(moved[j]) > np.median(np.abs(moved[j]))
         ratio = float(np.median(told[j][fast] / moved[j][fast])) if own > ALIKE else 1.0
         if DEGREES[0] < ratio < DEGREES[1]:
@@ -128,7 +135,8 @@ def _ranges(
 
         if out(value) <= 0.5:
             continue
-        degrees = int(model.jnt_type[j]) == 3 and out(value / DEGREE) == 0
+        turned = np.ptp(value) / DEGREE > SPAN * (high - low)  # else an encoder is a turn off
+        degrees = int(model.jnt_type[j]) == 3 and turned and out(value / DEGREE) == 0
         yield (
             f"{column} is from {value.min():.3g} to {value.max():.3g}, far outside the joint's "
             f"range of {low:.3g} to {high:.3g} {column.term.unit}: "
@@ -160,8 +168,14 @@ def _directions(
     said = np.concatenate([-np.cross(e.obs[gyro.name], e.obs[gravity.name])[1:] for e in episodes])
     size = np.linalg.norm(turned, axis=1), np.linalg.norm(said, axis=1)
     fast = size[0] > np.median(size[0])
+    together = _rank_correlation(*size)
+    if together > ALIKE and _rank_correlation(turned.ravel(), said.ravel()) < UNLIKE:
+        yield (
+            f"'{gyro.name}' is fast when '{gravity.name}' turns, and says that it turns otherwise: "
+            "an axis or a sign of one of the two is another"
+        )
     ratio = float(np.median(size[1][fast] / size[0][fast])) if fast.any() else 1.0
-    if DEGREES[0] < ratio < DEGREES[1] and _rank_correlation(*size) > UNLIKE:
+    if DEGREES[0] < ratio < DEGREES[1] and together > UNLIKE:
         yield (
             f"'{gyro.name}' is {ratio:.0f} times as fast as '{gravity.name}' turns: degrees for "
             "radians?"
@@ -169,6 +183,7 @@ def _directions(
 
 
 def _rank_correlation(x: Array, y: Array) -> float:
-    """Spearman's: contacts that jump count like any other sample."""
-    a, b = (np.argsort(np.argsort(v)).astype(float) for v in (x, y))
-    return float(np.corrcoef(a, b)[0, 1])
+    """Spearman's: contacts that jump count like any other sample. 0 where one never changes."""
+    if not (np.ptp(x) and np.ptp(y)):
+        return 0.0
+    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])

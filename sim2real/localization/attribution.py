@@ -81,6 +81,12 @@ class Attribution:
     def sentence(self) -> str:
         said = [f"{e.name} {e.share}" for e in self.effects if e.share.low > 0][:3]
         most = f" (most by {', '.join(said)})" if said else ""
+        if self.explained.mean <= 0:
+            return (
+                "the identified physics explains nothing of the nominal simulator's mismatch, of "
+                f"which the sensors' noise is {self.noise}: identify from these logs, or look for "
+                "what the model lacks"
+            )
         return (
             f"of the nominal simulator's mismatch the identified physics explains {self.explained}"
             f"{most}, the sensors' noise {self.noise}, nothing in the model {self.rest}"
@@ -138,15 +144,18 @@ def attribute(
     louder = [_with_noise(e, observers, noise, robot.control_period, rng) for e in episodes]
     again = Observers(robot, louder, candidates=1, length=LENGTH)(mean[None])
     change = np.concatenate([error, again, error[2 + K :] - error[1]])
+    if not np.isfinite(scale).any():
+        raise InputError("nothing moves in the logs: there is no mismatch to attribute")
     energy = by_window(change, scale)  # (3 + 3·K, W)
     if not energy.shape[1]:
         raise InputError(
             f"no window of {LENGTH} control steps can be replayed: the simulation diverges where "
             "the log says the robot was; check units and signs of the logged terms"
         )
-    picks = rng.integers(0, energy.shape[1], (DRAWS, energy.shape[1]))
-    picks[0] = np.arange(energy.shape[1])
-    size = np.exp(energy[:, picks].mean(axis=2))  # (3 + 3·K, DRAWS), the first as it is
+    W = energy.shape[1]
+    drawn = rng.multinomial(W, np.full(W, 1 / W), DRAWS)  # how often each window is
+    drawn[0] = 1
+    size = np.exp(energy @ drawn.T / W)  # (3 + 3·K, DRAWS), the first as it is
     base, left, off = size[0], size[1], size[2 : 2 + K]
     explained = 1 - left / base
     added = np.clip(size[2 + 2 * K] - left, 0, left) / base

@@ -435,6 +435,8 @@ def test_where_ending_an_episode_pays_it_is_said_once(env, weight, said, caplog,
     if said:
         earns, takes = (float(x) for x in re.findall(r"(?:earns|takes) ([\d.]+)", told[0]))
         assert 0 < earns < takes
+        (below,) = re.findall(r"below ([\d.e+-]+) here", told[0])
+        assert float(below) == pytest.approx(weight * earns / takes, rel=0.05)
 
 
 # --- in a recipe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -420,3 +421,14 @@ def test_missing_samples_are_said_and_nothing_is_interpolated(logs, tmp_path, ca
     assert [len(p.command) for p in pieces] == [9, len(whole[0].command) - 10]
     (said,) = [r.getMessage() for r in caplog.records]
     assert "missing or repeated in 1 places, first after tick 9; it is read in 2 pieces" in said
+
+
+def test_a_robot_without_parameters_has_nothing_to_identify(tmp_path):
+    shutil.copytree(HOPPER.folder, tmp_path / "hopper")
+    path = tmp_path / "hopper" / "env.yaml"
+    text = path.read_text()
+    path.write_text(text[: text.index("parameters:")])
+    shutil.rmtree(tmp_path / "hopper" / "gaps", ignore_errors=True)
+    robot = Robot.load(tmp_path / "hopper")
+    with pytest.raises(InputError, match="no parameters, so there is nothing to identify"):
+        explain(robot, excited(ticks=20))

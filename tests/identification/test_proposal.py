@@ -49,7 +49,7 @@ def test_it_is_safe_on_robots_that_it_was_not_rehearsed_on(arm):
     least = np.inf
     for command in found.command:
         assert not worlds.advance(np.tile(command, (8, 1))).terminated.any()
-        least = min(least, proposal._spare(ARM.model, worlds.data["qpos"]))
+        least = min(least, proposal._spare(ARM.model, worlds.data["qpos"]).min())
     assert least > proposal.SPARE / 2
     assert found.spare >= proposal.SPARE
 
@@ -70,7 +70,9 @@ def test_a_robot_that_falls_needs_a_policy():
         propose(HOPPER, seconds=3)
 
 
-def falls(robots: int):
+def standing(robots: int):
+    """Sends nothing, and falls within two seconds."""
+
     def act(obs, first):
         assert obs.shape == (robots, 6)
         return np.zeros((robots, 3))
@@ -79,39 +81,37 @@ def falls(robots: int):
 
 
 def test_noise_on_a_policy_is_judged_against_the_policy_itself(monkeypatch):
-    monkeypatch.setattr(proposal, "SHARES", (0.05, 0.2))
     observe = ["joint_positions", "joint_velocities"]
-    found = propose(HOPPER, falls, observe=observe, seconds=3)  # falls with and without noise
-    assert (found.unsafe, found.tried) == (0, 2)
+    monkeypatch.setattr(proposal, "SHARES", (0.001, 0.4))
+    found = propose(HOPPER, standing, observe=observe, seconds=3)
+    assert (found.tried, found.unsafe) == (2, 1)
+    assert found.share == 0.001  # with 0.4 it falls several times as soon
+    assert found.falls_per_minute > 10
     assert found.command is None
     with pytest.raises(InputError, match="no motion to write"):
         found.csv()
+    monkeypatch.setattr(proposal, "SHARES", (0.4,))
+    with pytest.raises(InputError, match="falls at once, or more often with the least noise"):
+        propose(HOPPER, standing, observe=observe, seconds=3)
 
-    def only_noise_falls(robots: int):
-        def act(obs, first):
-            return np.zeros((robots, 3))
 
-        return act
+def test_what_only_the_simulator_knows_is_not_counted():
+    made = proposal._rehearse(HOPPER, 30, 0, lambda obs, t: np.zeros(3), ["v5"])
+    assert set(made.logs[0].obs) == {t.name for t in HOPPER.observation("measured")}
 
-    real = proposal._rehearse
 
-    def rehearse(*args):
-        made = real(*args)
-        calls.append(made)
-        return made._replace(falls=0) if len(calls) == 1 else made
-
-    calls = []
-    monkeypatch.setattr(proposal, "_rehearse", rehearse)
-    with pytest.raises(InputError, match="falls more often with the least noise"):
-        propose(HOPPER, only_noise_falls, observe=observe, seconds=3)
+def test_a_joint_that_begins_at_the_end_of_its_range_exempts_no_other():
+    made = proposal._rehearse(load("go1"), 20, 0, lambda obs, t: load("go1").task.rest, [])
+    assert made.within
+    assert made.spare > proposal.SPARE
 
 
 def test_multisine_is_within_one_and_no_faster_than_asked():
     signal = multisine(500, 3, 0.02, 1.0, np.random.default_rng(0))
     assert np.abs(signal).max() == pytest.approx(1)
     power = np.abs(np.fft.rfft(signal, axis=0)) ** 2
-    fast = np.fft.rfftfreq(500, 0.02) > 2.0  # the ramp smears by its own width
-    assert power[fast].sum() < 1e-3 * power.sum()
+    fast = np.fft.rfftfreq(500, 0.02) > 1.2  # the ramp smears a little
+    assert power[fast].sum() < 0.01 * power.sum()
     assert abs(np.corrcoef(signal.T)[0, 1]) < 0.5
 
 

@@ -42,12 +42,14 @@ def known(robot, **xi) -> Posterior:
 )
 def test_what_differs_is_what_the_mismatch_consists_of(logged, hopper, xi):
     episodes = logged(hopper, Gap(xi=xi), seed=3, episodes=8, ticks=60, terms=TERMS)
-    found = attribute(hopper, episodes, known(hopper, **xi))
+    other = {"joint_damping": 1.02}  # identified a little off, which explains nothing
+    found = attribute(hopper, episodes, known(hopper, **other, **xi))
     first, *others = found.effects
     assert first.name == next(iter(xi))
     assert first.share.mean > 0.9
     assert found.explained.mean > 0.9
-    assert all(abs(e.share.mean) < 0.01 for e in others)
+    assert any(e.share.mean != 0 for e in others)
+    assert all(abs(e.share.mean) < 0.05 for e in others)
     assert found.rest.mean < 0.05
     assert first.name in found.sentence
 
@@ -74,7 +76,6 @@ def test_noise_is_called_noise_and_stiction_is_not_in_the_model(hopper, logged):
         episodes = logged(robot, gap, seed=3, episodes=10, ticks=72)
         stuck = attribute(robot, episodes, known(robot))
         assert stuck.rest.mean > 0.8
-        assert stuck.explained.mean == pytest.approx(0, abs=1e-9)
         assert stuck.mismatch > 2 * noisy.mismatch
 
 
@@ -116,6 +117,19 @@ def test_motion_is_from_the_windows_start(hopper, logged):
     assert (size > 0).all()
 
 
+def test_wrong_physics_explains_nothing(hopper, logged):
+    episodes = logged(hopper, Gap(xi={"torso_mass": 1.5}), episodes=6, ticks=60, terms=TERMS)
+    found = attribute(hopper, episodes, known(hopper, motor_strength=0.7))
+    assert found.explained.mean < 0
+    assert "explains nothing" in found.sentence
+
+
+def test_logs_in_which_nothing_moves_are_refused(hopper):
+    obs = {n: np.zeros((40, hopper.terms[n].size)) for n in TERMS}
+    with pytest.raises(InputError, match="nothing moves in the logs"):
+        attribute(hopper, [Trajectory(obs, np.zeros((39, 3)))], known(hopper))
+
+
 def test_a_posterior_of_another_robot_is_refused(hopper, logged):
     episodes = logged(hopper, None, episodes=2, ticks=40, terms=TERMS)
     other = known(Robot.load("halfcheetah"))
@@ -142,8 +156,8 @@ def test_the_command_says_what_the_mismatch_consists_of(logs, tmp_path, capsys, 
     assert main([*words, "--picture", "gap.png", "--json"]) == 0
     shares = json.loads(capsys.readouterr().out)["attribution"]
     assert {e["name"] for e in shares["effects"]} == set(robot.space.names)
-    total = sum(shares[part]["mean"] for part in ("explained", "noise", "rest"))
-    assert total == pytest.approx(1)
+    assert shares["explained"]["mean"] > 0.1  # the fixture's robot is worn
+    assert shares["windows"] > 3
     assert Path("gap.png").read_bytes()[:4] == b"\x89PNG"
     assert main([*words]) == 0
     assert "nothing in the model" in capsys.readouterr().out

@@ -427,13 +427,13 @@ def warn_apart(score: Score) -> bool:
     return True
 
 
-def warn_falling(reward: float, correction: float) -> bool:
+def warn_falling(reward: float, correction: float, weight: float) -> bool:
     """Warns, and says so, where a step costs more than it earns while episodes can end: the
     learner is then paid for ending them.
 
     Args:
         reward: mean raw reward of a step.
-        correction: mean of weight · Δr, in the same unit. Under the source it is never above 0 in
+        correction: mean of `weight` · Δr, in the same unit. Under the source it is never above 0 in
             expectation: it is minus a Kullback-Leibler divergence.
     """
     if not reward > 0 > reward + correction:
@@ -442,7 +442,7 @@ def warn_falling(reward: float, correction: float) -> bool:
         "correct: a step earns %.2f and its correction takes %.2f, so that ending an episode pays; "
         "lower correct.weight (below %.2g here), or randomize so that less of the gap is left to "
         "correct",
-        reward, -correction, reward / -correction,
+        reward, -correction, weight * reward / -correction,
     )  # fmt: skip
     return True
 

@@ -251,7 +251,8 @@ class Correction:
             return
         self._earned.append((reward, correction))
         if len(self._earned) == BATCHES:
-            self._fell = warn_falling(*np.mean(self._earned, axis=0).tolist())
+            earned, taken = np.mean(self._earned, axis=0).tolist()
+            self._fell = warn_falling(earned, taken, self.config.weight)
             self._earned.clear()
 
     def _check(self, source: Remembered, target: Remembered) -> None:
