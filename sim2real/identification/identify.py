@@ -19,7 +19,7 @@ from sim2real.types import Array, InputError
 
 ROUNDS = 14
 """Rounds of the population at most."""
-TICKS, LEAST_TICKS = 1600, 200
+TICKS, LEAST_TICKS = 800, 200
 """Control steps that are replayed: of all episodes together, but no fewer of each."""
 NU = 4.0
 """Degrees of freedom of the error model: heavier tails than normal, because contacts that come a
