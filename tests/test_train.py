@@ -24,6 +24,7 @@ import sim2real
 from sim2real import schema
 from sim2real.policy.policy import Policy
 from sim2real.recipe import Recipe, read
+from sim2real.simulation.robot import Robot
 from sim2real.types import InputError
 
 
@@ -284,7 +285,8 @@ def test_every_term_of_a_weighted_reward_is_logged(tmp_path):
     weights_ = {k.removeprefix("task/reward_"): float(v) for k, v in rows[-1].items()
                 if k.startswith("task/reward_")}  # fmt: skip
     assert {"alive", "track_linear", "power", "foot_slip"} <= weights_.keys()
-    assert weights_["alive"] == pytest.approx(0.5)  # its weight: it is always one
+    robot = Robot.load("go1")
+    assert weights_["alive"] == pytest.approx(robot.config.rewards["alive"])  # it is always one
     assert weights_["power"] < 0
     assert float(rows[-1]["task/speed_error"]) > 0
     spec = policy.spec
