@@ -442,6 +442,12 @@ def compute(arm: str, place: Place) -> Cell:
     )  # fmt: skip
 
 
+def train_again(arm: str, place: Place) -> None:
+    """What others need of a finished cell whose training is no longer on disk."""
+    torch.set_num_threads(1)
+    ARMS[arm].make(place)
+
+
 def compare(
     ladder: Ladder,
     *,
@@ -460,6 +466,7 @@ def compare(
         arms: names of ARMS; None is all. What they need is computed with them.
         out: folder of the cells; default `work`/ENV/GAP/cells.
         work: folder of what is trained on the way, and kept, so that a killed training goes on.
+            What open cells need of a finished one is trained again where it is not there.
         jobs: cells at a time, each in a process with one thread.
         seconds: no cell is begun after so long; the rest stays open.
 
@@ -522,19 +529,28 @@ def _compute_open(
     seconds: float | None, report: progress.Report,
 ) -> None:  # fmt: skip
     finished = {(a, s) for a, s in asked if results.read(a, s) is not None}
-    waiting = [cell for cell in asked if cell not in finished]
     done, begin, failed = len(finished), time.monotonic(), list[str]()
+    waiting = [cell for cell in asked if cell not in finished]
+    lost = [
+        (arm, seed)
+        for arm, seed in finished
+        if any(arm in ARMS[a].needs and seed == s for a, s in waiting)
+        and not (Place(results.ladder, seed, folder).folder(arm) / "policy.pt").is_file()
+    ]
+    waiting = [*lost, *waiting]
+    finished -= set(lost)
     report(done, {})
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
-        running: dict[Future[Cell], tuple[str, int]] = {}
+        running: dict[Future[Cell | None], tuple[str, int]] = {}
         while waiting or running:
             late = seconds is not None and time.monotonic() - begin > seconds
             ready = [c for c in waiting if all((n, c[1]) in finished for n in ARMS[c[0]].needs)]
             for arm, seed in [] if late else ready[: jobs - len(running)]:
                 waiting.remove((arm, seed))
                 place = Place(results.ladder, seed, folder)
-                running[pool.submit(compute, arm, place)] = (arm, seed)
+                job = train_again if (arm, seed) in lost else compute
+                running[pool.submit(job, arm, place)] = (arm, seed)
             if not running:
                 break  # too late, or nothing that is left can begin
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -543,8 +559,11 @@ def _compute_open(
                 if error is not None:
                     failed.append(f"{cell[0]} with seed {cell[1]}: {error}")
                     continue
-                results.write(future.result())
                 finished.add(cell)
+                made = future.result()
+                if made is None:
+                    continue
+                results.write(made)
                 done += 1
                 report(done, {"arm": list(ARMS).index(cell[0]), "seed": cell[1]})
     if failed:

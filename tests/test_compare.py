@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from sim2real import cli
 from sim2real.compare import (
@@ -25,6 +26,7 @@ from sim2real.compare import (
 )
 from sim2real.evaluate import bootstrap
 from sim2real.learning.learners import Learner
+from sim2real.policy.policy import Policy
 from sim2real.simulation.gap import Gap, Sensor
 from sim2real.simulation.robot import Robot
 from sim2real.types import InputError
@@ -61,6 +63,18 @@ def test_every_arm_gives_a_cell_within_its_budget(tmp_path):
     assert picture.is_file()
     assert {p: p.stat().st_mtime_ns for p in found.folder.glob("*.json")} == before
     assert again.to_dict() == found.to_dict()
+
+
+def test_what_a_finished_cell_had_trained_is_trained_again_where_it_is_lost(tmp_path):
+    out = tmp_path / "cells"
+    compare(TINY, seeds=[0], arms=["uniform"], out=out, work=tmp_path / "before")
+    before = (out / "uniform-0.json").read_text()
+    compare(TINY, seeds=[0], arms=["posterior"], out=out, work=tmp_path / "after")
+    assert (out / "uniform-0.json").read_text() == before
+    assert json.loads((out / "posterior-0.json").read_text())["returns"]
+    trained = [tmp_path / w / "inverted_pendulum/source/uniform-0" for w in ("before", "after")]
+    old, new = (Policy.load(folder).state_dict() for folder in trained)
+    assert all(torch.equal(old[name], new[name]) for name in old)
 
 
 def test_an_oracle_is_shared_by_all_seeds(tmp_path):
