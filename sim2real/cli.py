@@ -433,7 +433,7 @@ def compare(arguments: argparse.Namespace) -> int:
         for note in table.notes:
             print(note)
         print(f"The picture is {picture}")
-    return DONE
+    return NO if any(row.refused for row in table.rows) else DONE
 
 
 def excite(arguments: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -42,9 +42,10 @@ from sim2real.learning.vec_env import WorldsVecEnv
 from sim2real.policy.actor import Actor
 from sim2real.policy.policy import Policy
 from sim2real.recipe import Recipe
-from sim2real.simulation.gap import Gap
+from sim2real.simulation.gap import MOUNTED, Gap, Sensor
 from sim2real.simulation.make import make_worlds
 from sim2real.simulation.robot import Robot
+from sim2real.simulation.terms import Term
 from sim2real.train import STEPS, checkpoints, describe, run, versions
 from sim2real.types import Array, InputError, nearest
 
@@ -470,9 +471,12 @@ def compare(
         jobs: cells at a time, each in a process with one thread.
         seconds: no cell is begun after so long; the rest stays open.
 
+    A cell that what a person gave makes impossible (too small a budget, say) leaves the others: why
+    is a note of the table, and its row is `failed`.
+
     Raises:
         InputError: an unknown robot, gap or arm; cells of other settings in `out`.
-        RuntimeError: cells failed; the others are finished and kept.
+        RuntimeError: cells failed for another reason; the others are finished and kept.
     """
     names = list(ARMS) if arms is None else list(arms)
     cells = cells_of(names, seeds)
@@ -483,8 +487,8 @@ def compare(
     _same_settings(folder, ladder)
     (folder / ladder.gap_name).mkdir(parents=True, exist_ok=True)
     schema.write(one, folder / ladder.gap_name / "robot.yaml")
-    _compute_open(cells, results, folder, jobs, seconds, report)
-    return table(results, seeds)
+    refused = _compute_open(cells, results, folder, jobs, seconds, report)
+    return table(results, seeds, refused)
 
 
 def _same_settings(folder: Path, ladder: Ladder) -> None:
@@ -527,9 +531,10 @@ def _with_needs(names: Sequence[str]) -> set[str]:
 def _compute_open(
     asked: Sequence[tuple[str, int]], results: Results, folder: Path, jobs: int,
     seconds: float | None, report: progress.Report,
-) -> None:  # fmt: skip
+) -> dict[str, str]:  # fmt: skip
+    """Arm -> why it is refused, of those that are."""
     finished = {(a, s) for a, s in asked if results.read(a, s) is not None}
-    done, begin, failed = len(finished), time.monotonic(), list[str]()
+    done, begin, failed, refused = len(finished), time.monotonic(), list[str](), dict[str, str]()
     waiting = [cell for cell in asked if cell not in finished]
     lost = [
         (arm, seed)
@@ -545,6 +550,7 @@ def _compute_open(
         running: dict[Future[Cell | None], tuple[str, int]] = {}
         while waiting or running:
             late = seconds is not None and time.monotonic() - begin > seconds
+            waiting = [c for c in waiting if c[0] not in refused]  # other seeds say the same
             ready = [c for c in waiting if all((n, c[1]) in finished for n in ARMS[c[0]].needs)]
             for arm, seed in [] if late else ready[: jobs - len(running)]:
                 waiting.remove((arm, seed))
@@ -556,6 +562,9 @@ def _compute_open(
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 cell = running.pop(future)
                 error = future.exception()
+                if isinstance(error, InputError):
+                    refused[cell[0]] = str(error)
+                    continue
                 if error is not None:
                     failed.append(f"{cell[0]} with seed {cell[1]}: {error}")
                     continue
@@ -568,6 +577,7 @@ def _compute_open(
                 report(done, {"arm": list(ARMS).index(cell[0]), "seed": cell[1]})
     if failed:
         raise RuntimeError("; ".join(failed))
+    return refused
 
 
 # The table
@@ -587,6 +597,13 @@ class Row(NamedTuple):
     falls: float
     """Share of the episodes."""
     target_steps: int
+    refused: bool = False
+    """What a person gave makes this method impossible; a note says why."""
+
+    @property
+    def alone(self) -> bool:
+        """One training of several: what its interval leaves out is most of what varies."""
+        return self.seeds == 1 < self.asked
 
 
 @dataclass(frozen=True)
@@ -611,12 +628,16 @@ class Table:
         for row in self.rows:
             seeds = f"{row.seeds} of {row.asked}"
             if row.mean is None:
-                rows.append([row.arm, "open", "open", "", "", seeds])
+                state = "failed" if row.refused else "open"
+                rows.append([row.arm, state, state, "", "", seeds])
                 continue
             closed = "open" if self.gap is None else "no gap"
             if row.closed is not None:
                 closed = f"{row.closed.mean:.2f} [{row.closed.low:.2f}, {row.closed.high:.2f}]"
-            rows.append([row.arm, str(row.mean), closed, f"{100 * row.falls:.0f} %",
+            mean = str(row.mean)
+            if row.alone:
+                mean, closed = f"{row.mean.mean:.4g}, one seed", closed.partition(" [")[0]
+            rows.append([row.arm, mean, closed, f"{100 * row.falls:.0f} %",
                          f"{row.target_steps:,}", seeds])  # fmt: skip
         return columns, rows
 
@@ -632,8 +653,11 @@ class Table:
                 "notes": list(self.notes)}  # fmt: skip
 
 
-def table(results: Results, seeds: Sequence[int]) -> Table:
-    """From the cells that are finished."""
+def table(
+    results: Results, seeds: Sequence[int], refused: Mapping[str, str] | None = None
+) -> Table:
+    """From the cells that are finished; `refused` are the arms that cannot be, and why."""
+    refused = refused or {}
     cells = {arm: [c for c in results.cells(arm) if c.seed in seeds] for arm in ARMS}
     reference = next(cells[a] for a in ARMS if ARMS[a].kind == "reference")
     oracle = _best_oracle(cells)
@@ -648,8 +672,11 @@ def table(results: Results, seeds: Sequence[int]) -> Table:
         falls = sum(c.falls for c in have) / episodes if episodes else 0.0
         mean = bootstrap(_returns(have)) if have else None
         asked = len(_asked(arm, seeds))
-        rows.append(Row(arm, ARMS[arm].kind, len(have), asked, mean, closed, falls, steps))
-    notes = tuple(_notes(results.ladder, rows, cells))
+        rows.append(
+            Row(arm, ARMS[arm].kind, len(have), asked, mean, closed, falls, steps, arm in refused)
+        )
+    why = [f"{arm} failed: {sentence}." for arm, sentence in refused.items()]
+    notes = (*why, *_notes(results.ladder, rows, cells))
     return Table(results.ladder, len(seeds), rows, is_gap, results.folder, notes)
 
 
@@ -668,20 +695,32 @@ def _notes(ladder: Ladder, rows: Sequence[Row], cells: Mapping[str, list[Cell]])
         for arm, rise in rises.items()
         if rise > RISING
     ]
-    gap = Robot.load(ladder.env).gap(ladder.gap)
-    return [*_winner(rows), *_above(rows), *calls_for(gap), *late]
+    robot = Robot.load(ladder.env)
+    seen = robot.observation(ladder.observe)
+    one = [
+        "The oracles have one training: how much that varies is in no interval of gap closed."
+        for r in rows
+        if r.closed is not None and len(cells[r.arm]) > 1
+    ][:1]
+    return [*_winner(rows), *_above(rows), *one, *calls_for(robot.gap(ladder.gap), seen), *late]
 
 
 def _winner(rows: Sequence[Row]) -> list[str]:
-    """Which finished method returns most, and which the intervals do not tell from it."""
-    found = [(r.arm, r.mean) for r in rows if r.kind != "oracle" and r.mean is not None]
+    """Which finished method returns most, and which the intervals do not tell from it: a single
+    seed of several has none."""
+    methods = [r for r in rows if r.kind != "oracle"]
+    found = [(r, r.mean) for r in methods if r.mean is not None]
     if len(found) < 2:
         return []
     best, top = max(found, key=lambda row: row[1].mean)
-    near = [arm for arm, mean in found if arm != best and mean.high >= top.low]
+    near = [
+        r.arm
+        for r, mean in found
+        if r is not best and (r.alone or best.alone or mean.high >= top.low)
+    ]
     alike = f"; not told apart from it: {', '.join(near)}" if near else ", and intervals are apart"
-    open_ = "" if len(found) == sum(a.kind != "oracle" for a in ARMS.values()) else " so far"
-    return [f"{best} returns most{open_}{alike}."]
+    open_ = " so far" if any(r.seeds < r.asked for r in methods) else ""
+    return [f"{best.arm} returns most{open_}{alike}."]
 
 
 def _above(rows: Sequence[Row]) -> list[str]:
@@ -690,7 +729,11 @@ def _above(rows: Sequence[Row]) -> list[str]:
     if not oracles:
         return []
     best = max(oracles, key=lambda mean: mean.mean)
-    above = [r.arm for r in rows if r.kind != "oracle" and r.mean and r.mean.low > best.high]
+    above = [
+        r.arm
+        for r in rows
+        if r.kind != "oracle" and r.mean and not r.alone and r.mean.low > best.high
+    ]
     if not above:
         return []
     return [
@@ -700,11 +743,13 @@ def _above(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def calls_for(gap: Gap) -> list[str]:
-    """Which bridge what a gap consists of calls for, a sentence each."""
-    nothing = Gap()
+def calls_for(gap: Gap, terms: Iterable[Term]) -> list[str]:
+    """Which bridge what a gap consists of calls for where a policy sees these terms, a sentence
+    each."""
+    nothing, terms = Gap(), list(terms)
     dynamics = ("xi", "shape", "edits", "actuators", "pushes")
-    seen = ("sensors", "mounting")
+    wrong = any(sensor != Sensor() for sensor in gap.sensors.values())
+    askew = sum(getattr(gap.mounting, p) != getattr(nothing.mounting, p) for p in MOUNTED)
     said: list[str] = []
     if gap.latency.action_ms != 0.0 or any(
         getattr(gap, part) != getattr(nothing, part) for part in dynamics
@@ -714,9 +759,14 @@ def calls_for(gap: Gap) -> list[str]:
             "correcting the reward where the simulator can do what the target cannot; align does "
             "nothing for it."
         )
-    if any(getattr(gap, part) != getattr(nothing, part) for part in seen):
+    if wrong + askew > len(gap.idle(terms)):
         said.append(
             "Its sensors differ, which calls for align, or for the sensors' errors in training."
+        )
+    if gap.latency.observation_ms != 0.0 or gap.network != nothing.network:
+        said.append(
+            "What the policy sees comes late or is lost, which calls for a history in what it "
+            "sees, or for memory: no single observation tells what align could estimate."
         )
     return said
 

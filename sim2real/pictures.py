@@ -312,10 +312,11 @@ def draw_ladder(table: Table, theme: Theme) -> Figure:
     ends: dict[str, float] = {}
     for y, row in enumerate(table.rows):
         if row.mean is None:
-            axes.annotate("open", (0.01, y), xycoords=("axes fraction", "data"), va="center",
+            state = "failed" if row.refused else "open"
+            axes.annotate(state, (0.01, y), xycoords=("axes fraction", "data"), va="center",
                           color=theme.other, fontsize=9)  # fmt: skip
             continue
-        mean, low, high = row.mean
+        mean, low, high = (row.mean.mean,) * 3 if row.alone else row.mean
         colour = colours[row.kind]
         axes.plot(
             [low, high], [y, y], color=colour, linewidth=5, alpha=0.35, solid_capstyle="round"
@@ -333,7 +334,7 @@ def draw_ladder(table: Table, theme: Theme) -> Figure:
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel(
         f"return on {table.ladder.env}, {table.ladder.gap_name}: mean and 95 % interval over "
-        f"{table.asked} seeds; beside it, gap closed"
+        f"{table.asked} seeds, or as many as stand in brackets; beside it, gap closed"
     )
     axes.grid(visible=False, axis="y")
     return figure

@@ -106,6 +106,16 @@ class Recipe:
             "correct: darc": self.correction is not None,
             "align": aligned is not None,
         }
+        targets = {
+            "randomize.target": drawn.target if isinstance(drawn, Reidentify) else None,
+            "correct.target": self.correction and self.correction.target,
+            "align.gap": aligned and aligned.gap,
+        }
+        named = [f"{key}: {gap}" for key, gap in targets.items() if gap is not None]
+        if len({gap for gap in targets.values() if gap is not None}) > 1:
+            raise InputError(
+                f"{', '.join(named)}: a policy bridges to one target; name the same everywhere"
+            )
         for bridge, there in towards.items():
             if there and self.gap is not None:
                 raise InputError(

@@ -159,7 +159,7 @@ def learn(
                 recipe.steps - done, callback=[*companions, callback], reset_num_timesteps=False,
                 log_interval=1,
             )  # fmt: skip
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, InputError):  # a target that gives NaN, say: nothing is lost by it
         callback.checkpoint()
         raise
     finally:

@@ -27,7 +27,7 @@ from sim2real.compare import (
 from sim2real.evaluate import bootstrap
 from sim2real.learning.learners import Learner
 from sim2real.policy.policy import Policy
-from sim2real.simulation.gap import Gap, Sensor
+from sim2real.simulation.gap import Gap, Latency, Mounting, Network, Sensor
 from sim2real.simulation.robot import Robot
 from sim2real.types import InputError
 
@@ -180,16 +180,41 @@ def test_the_winner_is_named_and_what_is_not_told_from_it(tmp_path):
     assert first == "fine-tune returns most, and intervals are apart."
 
 
+def test_one_seed_of_several_has_no_interval_and_wins_nothing_for_certain(tmp_path):
+    every = {arm: [[10.0, 11, 12]] * 2 for arm in ARMS} | {"fine-tune": [[90.0, 91, 92]]}
+    found = table(filled(tmp_path, every), [0, 1])
+    columns, rows = found.cells()
+    shown = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
+    assert shown["fine-tune"]["return on the target [95 %]"] == "91, one seed"
+    assert "[" not in shown["fine-tune"]["gap closed"]
+    assert "[" in shown["darc"]["return on the target [95 %]"]
+    assert found.notes[0].startswith("fine-tune returns most so far; not told apart from it: zero-")
+    assert not any("more than the better oracle" in n for n in found.notes)
+
+
+def test_that_the_oracles_are_one_training_is_said(tmp_path):
+    cells = {"uniform-history": [[9, 10, 11]] * 2, "oracle-ppo": [[99, 100, 101]]}
+    notes = " ".join(table(filled(tmp_path, cells), [0, 1]).notes)
+    assert "The oracles have one training" in notes
+
+
 def test_a_gap_says_which_bridge_it_calls_for():
     hopper = Robot.load("hopper")
+    v5, measured = hopper.observation("v5"), hopper.observation("measured")
     for name in ("odrl_gravity_2", "odrl_morphology_foot_easy"):
-        (only,) = calls_for(hopper.gap(name))
+        (only,) = calls_for(hopper.gap(name), measured)
         assert "align does nothing" in only
-    dynamics, sensors = calls_for(hopper.gap("worn"))
+    dynamics, sensors = calls_for(hopper.gap("worn"), measured)
     assert dynamics.startswith("Its dynamics")
     assert "calls for align" in sensors
-    assert calls_for(Gap(sensors={"pitch": Sensor(bias=0.1)})) == [sensors]
-    assert calls_for(Gap()) == []
+    assert calls_for(hopper.gap("worn"), v5) == [dynamics]  # whose sensors the gap leaves alone
+    assert calls_for(Gap(sensors={"pitch": Sensor(bias=0.1)}), measured) == [sensors]
+    assert calls_for(Gap(mounting=Mounting(imu=0.1)), measured) == [sensors]
+    assert calls_for(Gap(mounting=Mounting(imu=0.1)), v5) == []
+    for late in (Gap(latency=Latency(observation_ms=20)), Gap(network=Network(loss=0.1))):
+        (only,) = calls_for(late, measured)
+        assert "comes late or is lost" in only
+    assert calls_for(Gap(), measured) == []
 
 
 # Bad input
@@ -242,11 +267,36 @@ def test_the_command_answers_in_json(tmp_path, capsys):
 
 def test_a_cell_that_fails_leaves_the_others(tmp_path):
     ladder = replace(TINY, budget=20)  # too few target steps for the classifiers
-    with pytest.raises(RuntimeError, match=r"darc with seed 0: .*target"):
-        compare(ladder, seeds=[0], arms=["zero-shot", "darc"], work=tmp_path)
-    cells = tmp_path / "inverted_pendulum/worn/cells"
-    assert (cells / "zero-shot-0.json").is_file()
-    assert not (cells / "darc-0.json").exists()
+    found = compare(ladder, seeds=[0, 1], arms=["zero-shot", "darc"], work=tmp_path)
+    shown = {row[0]: row[1:3] for row in found.cells()[1]}
+    assert shown["darc"] == ["failed", "failed"]
+    assert shown["uniform"] == ["open", "open"]
+    (why,) = [n for n in found.notes if n.startswith("darc failed: ")]
+    assert "20" in why
+    assert "target steps" in why
+    assert sorted(p.name for p in found.folder.glob("*.json")) == [
+        "zero-shot-0.json", "zero-shot-1.json"
+    ]  # fmt: skip
+
+
+def test_the_command_shows_what_failed_and_keeps_the_rest(tmp_path, capsys):
+    what = ["compare", "inverted_pendulum", "--gap", "worn", "--budget", "20", "--seeds", "1"]
+    small = [w for s in ("ppo_steps=1024", "sac_steps=300", "episodes=3") for w in ("--set", s)]
+    status = cli.main([*what, *small, "--arms", "zero-shot,darc", "--work", str(tmp_path)])
+    said = capsys.readouterr()
+    assert status == 1
+    assert "darc failed: " in said.out
+    assert "Traceback" not in said.err
+    assert list(tmp_path.rglob("ladder.png"))
+
+
+def test_what_fails_for_another_reason_is_an_error_and_leaves_the_others(tmp_path):
+    found = compare(TINY, seeds=[0], arms=["oracle-ppo"], work=tmp_path)
+    (found.folder / "oracle-ppo-0.json").unlink()
+    (tmp_path / "inverted_pendulum/worn/oracle-ppo-0/log/progress.csv").unlink()
+    with pytest.raises(RuntimeError, match="oracle-ppo with seed 0: "):
+        compare(TINY, seeds=[0], arms=["zero-shot", "oracle-ppo"], work=tmp_path)
+    assert (found.folder / "zero-shot-0.json").is_file()
 
 
 def test_a_training_that_was_killed_goes_on(tmp_path):

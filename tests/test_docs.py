@@ -266,6 +266,18 @@ def test_a_urdf_becomes_a_model_as_the_page_says(tmp_path, monkeypatch):
     assert model.body_mass.sum() == 1.5
 
 
+def test_the_bridges_go_into_a_program_of_ones_own(tmp_path, monkeypatch):
+    """The page's program, with fewer steps."""
+    (code,) = re.findall(
+        r"^```python alone.py\n(.*?)^```$", PAGES["recipes"], re.DOTALL | re.MULTILINE
+    )
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code.replace("100_000", "2_000"), names)
+    assert names["robust"].num_timesteps >= 2_000
+    assert names["corrected"].replay_buffer.correction.active
+
+
 def test_what_the_page_names_is_there():
     page = (DOCS / "your_robot.md").read_text("utf-8")
     for name in re.findall(r"`task: (\w+)`|`(joint_trajectory|reach_pose)`", page):

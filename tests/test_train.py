@@ -224,6 +224,22 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
     check_parameters(resume(run, int(last.name)), last)
 
 
+def test_what_stops_a_training_leaves_a_checkpoint(tmp_path, monkeypatch):
+    """As a target does that says NaN halfway."""
+    module = importlib.import_module("sim2real.train")
+
+    def breaks(self: Any) -> None:
+        if self.num_timesteps >= 1_024:
+            raise InputError("correct: the target's observation is nan")
+
+    monkeypatch.setattr(module._Run, "_on_rollout_start", breaks)
+    with pytest.raises(InputError, match="is nan"):
+        sim2real.train(SMALL, out=tmp_path / "run")
+    (kept,) = checkpoints(tmp_path / "run")
+    monkeypatch.undo()
+    check_parameters(resume(tmp_path / "run", int(kept.name)), kept)
+
+
 def test_a_resumed_run_has_the_parameters_of_its_checkpoint_bit_for_bit(small, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(small, run)

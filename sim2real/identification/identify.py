@@ -13,7 +13,7 @@ from sim2real import progress
 from sim2real.deploy.logs.npz import read_logs
 from sim2real.identification.plausibility import check_plausible
 from sim2real.identification.posterior import Posterior, at_the_edge
-from sim2real.identification.windows import Observers, Trajectory, check_numbers
+from sim2real.identification.windows import LENGTH, Observers, Trajectory, check_numbers
 from sim2real.simulation.robot import MjcfRobot, Robot
 from sim2real.types import Array, InputError
 
@@ -50,7 +50,7 @@ def explain(
     *,
     candidates: int = 64,
     rounds: int = ROUNDS,
-    length: int = 12,
+    length: int = LENGTH,
     seed: int = 0,
     report: progress.Report = progress.silent,
 ) -> Posterior:
@@ -73,7 +73,7 @@ def fit(
     *,
     candidates: int = 64,
     rounds: int = ROUNDS,
-    length: int = 12,
+    length: int = LENGTH,
     seed: int = 0,
     report: progress.Report = progress.silent,
 ) -> Posterior:
@@ -90,8 +90,7 @@ def fit(
     Args:
         episodes: logged episodes of one robot.
         candidates: N, physics simulated in each round.
-        length: control steps of a window. Measured on the hopper with noisy encoders: windows of
-            five or fewer put the noise of their start into mass and motor strength.
+        length: control steps of a window.
 
     Raises:
         InputError: the logs determine nothing of the robot's state, or a value is not finite.

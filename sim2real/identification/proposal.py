@@ -21,7 +21,7 @@ from sim2real import progress
 from sim2real.identification.excitation import Act
 from sim2real.identification.identify import NU, fit
 from sim2real.identification.posterior import INFORMED
-from sim2real.identification.windows import Observers, Trajectory
+from sim2real.identification.windows import LENGTH, Observers, Trajectory
 from sim2real.simulation.robot import MjcfRobot, Robot
 from sim2real.simulation.worlds import Worlds
 from sim2real.types import Array, InputError
@@ -45,8 +45,6 @@ MARGIN = 0.1
 robots; where there were no falls there must be none."""
 NOISE = {"rad": 0.005, "m": 0.005, "rad/s": 0.05, "m/s": 0.05, "1": 0.01}
 """Of sensors, by unit, supposed for what a motion would reveal; 1 % of the motion elsewhere."""
-LENGTH = 12
-"""Control steps of a window."""
 
 
 class Expected(NamedTuple):

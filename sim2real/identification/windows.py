@@ -31,6 +31,9 @@ class Trajectory(NamedTuple):
     """(T, A), what was sent, excitation included."""
 
 
+LENGTH = 12
+"""Control steps of a window. Measured on the hopper with noisy encoders: windows of five or fewer
+put the noise of their start into mass and motor strength."""
 STILL = 1e-6
 """A simulated value that moves by less than this, in its unit, does not move: rounding."""
 
@@ -58,8 +61,8 @@ class Observers:
     """
 
     def __init__(
-        self, robot: Robot, episodes: Sequence[Trajectory], *, candidates: int, length: int = 12,
-        ticks: int = 200,
+        self, robot: Robot, episodes: Sequence[Trajectory], *, candidates: int,
+        length: int = LENGTH, ticks: int = 200,
     ) -> None:  # fmt: skip
         if not isinstance(robot, MjcfRobot):
             raise InputError(

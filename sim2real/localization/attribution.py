@@ -16,15 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sim2real.identification.posterior import Posterior
-from sim2real.identification.windows import Observers, Trajectory
+from sim2real.identification.windows import LENGTH, Observers, Trajectory
 from sim2real.localization.replay import FLOOR
 from sim2real.simulation.robot import MjcfRobot, Robot
 from sim2real.types import Array, InputError
 
 COLUMNS = ("effect", "identified", "nominal", "share of the mismatch [95 %]", "moves")
 """Headings of `Attribution.rows`."""
-LENGTH = 12
-"""Control steps of a window."""
 DRAWS = 400
 """Bootstrap samples of the windows."""
 TENTH = 0.1

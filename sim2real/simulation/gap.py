@@ -155,6 +155,10 @@ class Mounting:
     """Rotation of the IMU about the pitch axis [rad]."""
 
 
+MOUNTED = ("encoder", "imu")
+"""The parts of `Mounting`."""
+
+
 @dataclass(frozen=True)
 class Pushes:
     interval: Value = 0.0
@@ -219,7 +223,7 @@ class Gap:
         idle: list[str] = []
         if wrong and not any(term.name in wrong for term in terms):
             idle.append(f"sensors ({', '.join(wrong)})")
-        for part in ("encoder", "imu"):
+        for part in MOUNTED:
             askew = _present(getattr(self.mounting, part))
             if askew and not any(term.mounted == part for term in terms):
                 idle.append(f"mounting.{part}")

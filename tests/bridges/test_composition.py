@@ -115,7 +115,8 @@ def check(
     if "epopt" in names:
         assert set(column("rollout/kept")) == {4.0}
     if "doraemon" in names:
-        assert column("randomize/entropy")
+        entropy = column("randomize/entropy")
+        assert entropy[-1] > entropy[0] + 0.05  # it widens
     if "darc" in names:
         assert any(size > 0 for size in column("darc/delta_r_size"))  # Δr is not zero
         assert column("darc/target_steps")[-1] <= 400
@@ -184,7 +185,8 @@ def alignments(monkeypatch) -> list[Aligned]:
 
 PAIRS = [
     ("uniform", "darc"), ("uniform", "dann"), ("uniform", "context"), ("epopt", "darc"),
-    ("epopt", "dann"), ("epopt", "context"), ("doraemon", "darc"), ("adr", "context"),
+    ("epopt", "dann"), ("epopt", "context"), ("doraemon", "darc"), ("doraemon", "dann"),
+    ("doraemon", "context"), ("adr", "darc"), ("adr", "dann"), ("adr", "context"),
     ("darc", "dann"), ("uniform", "darc", "context"), ("uniform", "dann", "context"),
     ("epopt", "darc", "dann", "context"), ("posterior", "darc"), ("posterior", "confusion"),
     ("posterior", "context"), ("uniform", "confusion"), ("darc", "confusion"),
@@ -199,12 +201,13 @@ def test_bridges_go_together(names, tmp_path, drawn, alignments):
 
 
 @pytest.mark.parametrize(
-    "names",
-    [("uniform", "darc"), ("doraemon", "dann"), ("uniform", "darc", "dann", "context")],
-    ids="+".join,
-)
-def test_bridges_go_together_with_sac(names, tmp_path, drawn, alignments):
-    train(recipe(tmp_path, names, SAC), out=tmp_path / "run")
+    ("algorithm", "names"),
+    [("sac", ("uniform", "darc")), ("sac", ("doraemon", "dann")),
+     ("sac", ("uniform", "darc", "dann", "context")), ("tqc", ("adr", "darc", "dann"))],
+    ids=lambda x: x if isinstance(x, str) else "+".join(x),
+)  # fmt: skip
+def test_bridges_go_together_with_sac_and_tqc(algorithm, names, tmp_path, drawn, alignments):
+    train(recipe(tmp_path, names, SAC | {"algorithm": algorithm}), out=tmp_path / "run")
     check(tmp_path / "run", names, drawn, alignments)
 
 
@@ -232,6 +235,12 @@ def test_what_the_bridges_know_is_kept_in_a_checkpoint(names, tmp_path):
         ({"gap": "mild", "align": {"method": "dann", "gap": "mild"}}, r"align bridges.*already"),
         ({"gap": "mild", "randomize": {"method": "reidentify", "target": "mild"}},
          r"randomize: reidentify bridges.*already"),
+        ({"correct": {"method": "darc", "target": "mild"},
+          "align": {"method": "dann", "gap": "worn"}},
+         r"correct.target: mild, align.gap: worn: .*one target"),
+        ({"randomize": {"method": "reidentify", "target": "worn"},
+          "correct": {"method": "darc", "target": "mild"}},
+         r"randomize.target: worn, correct.target: mild: .*name the same"),
         ({"distill": {"teacher": ["v5"], "steps": 10},
           "correct": {"method": "darc", "target": "mild"}}, r"correct: darc.*distill"),
         ({"learner": {"algorithm": "sac", "her": True},

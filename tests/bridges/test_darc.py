@@ -439,6 +439,26 @@ def test_where_ending_an_episode_pays_it_is_said_once(env, weight, said, caplog,
         assert float(below) == pytest.approx(weight * earns / takes, rel=0.05)
 
 
+@pytest.mark.parametrize(("weight", "said"), [(50.0, 1), (1e-3, 0)])
+def test_where_the_correction_outweighs_the_reward_it_is_said_once(
+    weight, said, caplog, monkeypatch
+):
+    monkeypatch.setattr("sim2real.bridges.correct.darc.BATCHES", 20)
+    config = replace(CONFIG, warm_up=600, target_steps=500, weight=weight)
+    model = sac(worlds("halfcheetah", 4))
+    model.learn(1200, callback=DarcForSAC(config, worlds("halfcheetah", 2, "worn", seed=9)))
+    told = [r.getMessage() for r in caplog.records if "move alike" in r.getMessage()]
+    assert len(told) == said
+    if said:
+        corrected, size = (
+            float(x)
+            for x in re.findall(r"(?:average and its reward|correction is) ([\d.]+)", told[0])
+        )
+        assert corrected > size > 0
+        (equal,) = re.findall(r"\(([\d.e+-]+) makes", told[0])
+        assert float(equal) == pytest.approx(weight * size / corrected, rel=0.05)
+
+
 # --- in a recipe
 
 PUBLISHED: dict[str, Any] = {

@@ -75,6 +75,15 @@ def test_the_worlds_then_draw_what_the_logs_say(tmp_path):
     assert (tmp_path / "run/policy.pt").is_file()
 
 
+def test_a_round_whose_logs_are_too_short_is_left_out_and_said(tmp_path, caplog):
+    loop = {"method": "reidentify", "target": "mild", "rounds": 1, "target_steps": 5}
+    train(RECIPE | {"randomize": loop, "steps": 2_048}, out=tmp_path / "run")
+    assert (tmp_path / "run/policy.pt").is_file()
+    assert not list((tmp_path / "run/checkpoints").glob("*/posterior.json"))
+    (said,) = [r.getMessage() for r in caplog.records if "round 1 is left out" in r.getMessage()]
+    assert "has 5 control steps, and identification needs more than 12" in said
+
+
 def test_a_loop_goes_on_where_it_was_saved(tmp_path):
     robot = Robot.load("hopper")
     worlds = make_worlds(robot, 4, draw=robot.space.prior(), threads=1)

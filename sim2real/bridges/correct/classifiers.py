@@ -349,7 +349,7 @@ class EarlyStop:
 
 
 def check(source: Transitions, target: Transitions, obs_size: int, action_size: int) -> None:
-    """Whether classifiers can learn from these; warns where they can but should not be trusted.
+    """Whether classifiers can learn from these; whether to trust them, `warn` says.
 
     Raises:
         InputError: fewer than 200 transitions of a domain, sizes that do not fit, a NaN.
@@ -368,7 +368,6 @@ def check(source: Transitions, target: Transitions, obs_size: int, action_size: 
                 f"correct: {n} {name} transitions; the classifiers need at least {LEAST}, and "
                 f"{ENOUGH} of the target for a Δr to rely on"
             )
-    warn(source, target, len(target.obs))
 
 
 def check_finite(t: Transitions, name: str) -> None:
@@ -443,6 +442,25 @@ def warn_falling(reward: float, correction: float, weight: float) -> bool:
         "lower correct.weight (below %.2g here), or randomize so that less of the gap is left to "
         "correct",
         reward, -correction, weight * reward / -correction,
+    )  # fmt: skip
+    return True
+
+
+def warn_outweighs(size: float, correction: float, weight: float) -> bool:
+    """Warns, and says so, where Δr is larger than the reward itself: the learner then looks for
+    what both domains do alike, standing still for instance, before what is rewarded.
+
+    Args:
+        size: mean |raw reward| of a step.
+        correction: mean |`weight` · Δr| of a step, in the same unit.
+    """
+    if not correction > size > 0:
+        return False
+    log.warning(
+        "correct: a step's correction is %.2f on average and its reward %.2f: what the policy "
+        "learns is mostly where both domains move alike; lower correct.weight (%.2g makes them "
+        "equal here), or randomize so that less of the gap is left to correct",
+        correction, size, weight * size / correction,
     )  # fmt: skip
     return True
 

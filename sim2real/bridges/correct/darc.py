@@ -34,6 +34,7 @@ from sim2real.bridges.correct.classifiers import (
     warn,
     warn_apart,
     warn_falling,
+    warn_outweighs,
 )
 from sim2real.bridges.correct.memory import TargetSteps, enough, pick, reward_unit
 from sim2real.learning.companion import Companion
@@ -194,11 +195,11 @@ class Correction:
         self._stop = EarlyStop(self.classifiers)
         self.ends = False
         """Whether an episode of the source ended before its time."""
-        self._checked = self._warned = self._fell = False
+        self._checked = self._warned = self._told = False
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 8]))
         self._losses: list[tuple[float, float]] = []
         self._given: list[tuple[float, float]] = []
-        self._earned: list[tuple[float, float]] = []
+        self._earned: list[Array] = []
 
     def rewards(self, t: Transitions, reward: Array, unit: float = 1.0) -> Array:
         """scale · (r + weight · Δr / unit), (N,); without Δr during the warm-up.
@@ -209,7 +210,7 @@ class Correction:
         if self.active:
             delta = self.classifiers.delta_r(*t)
             self._given.append((float(delta.mean()), float(np.abs(delta).mean())))
-            self._watch(float(reward.mean()) * unit, self.config.weight * float(delta.mean()))
+            self._watch(reward * unit, self.config.weight * delta)
             reward = reward + self.config.weight * delta / unit
         return (self.config.reward_scale * reward).astype(np.float32)
 
@@ -246,13 +247,17 @@ class Correction:
         self._losses.clear()
         self._given.clear()
 
-    def _watch(self, reward: float, correction: float) -> None:
-        if self._fell or not self.ends:
+    def _watch(self, reward: Array, correction: Array) -> None:
+        """Says once what Δr does to the reward, where that is too much; both (N,), raw unit."""
+        if self._told:
             return
-        self._earned.append((reward, correction))
+        both = np.stack([reward, correction])
+        self._earned.append(np.concatenate([both.mean(axis=1), np.abs(both).mean(axis=1)]))
         if len(self._earned) == BATCHES:
-            earned, taken = np.mean(self._earned, axis=0).tolist()
-            self._fell = warn_falling(earned, taken, self.config.weight)
+            earned, taken, size, corrected = np.mean(self._earned, axis=0).tolist()
+            weight = self.config.weight
+            self._told = self.ends and warn_falling(earned, taken, weight)
+            self._told = self._told or warn_outweighs(size, corrected, weight)
             self._earned.clear()
 
     def _check(self, source: Remembered, target: Remembered) -> None:

@@ -8,6 +8,7 @@ far count in every identification.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from sim2real.dynamics.parameter import ParameterSpace
 from sim2real.identification.excitation import excite
 from sim2real.identification.identify import explain
 from sim2real.identification.posterior import Posterior
-from sim2real.identification.windows import Trajectory
+from sim2real.identification.windows import LENGTH, Trajectory
 from sim2real.learning.companion import Companion
 from sim2real.learning.learners import to_policy
 from sim2real.policy.actor import Actor
@@ -30,6 +31,8 @@ from sim2real.policy.spec import PolicySpec
 from sim2real.simulation.make import AnyWorlds
 from sim2real.simulation.robot import Robot
 from sim2real.types import Array, InputError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,15 @@ class Reidentification(Companion):
             )  # fmt: skip
             self.logs += made.episodes
             self.target_steps += made.steps
+        longest = max((len(e.command) for e in self.logs), default=0)
+        if longest <= LENGTH:
+            log.warning(
+                "randomize: reidentify: the longest of the target's episodes has %d control steps, "
+                "and identification needs more than %d: round %d is left out and ξ is drawn as "
+                "before; raise target_steps, or train longer before (fewer rounds)",
+                longest, LENGTH, self._done,
+            )  # fmt: skip
+            return
         self.posterior = explain(self._robot, self.logs, seed=self._seed + self._done)
         self._draw()
         for name, mean, std in zip(
