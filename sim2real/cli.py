@@ -495,16 +495,22 @@ def identify(arguments: argparse.Namespace) -> int:
     figures = {
         "env": posterior.env, "parameters": posterior.summary(), "windows": posterior.windows,
         "log_likelihood": posterior.log_likelihood, "nominal": posterior.log_likelihood_nominal,
-        "residual": posterior.residual,
+        "residual": posterior.residual, "noise": posterior.noise, "drift": posterior.drift,
     }  # fmt: skip
     rows = [
         [r["name"], f"{r['mean']:.3g}", f"{r['std']:.2g}", r["unit"],
          "" if r["revealed"] else "the data cannot tell"]
         for r in posterior.summary()
     ]  # fmt: skip
-    _answer(
-        arguments, figures, lambda: _print(_table(["parameter", "mean", "std", "unit", ""], rows))
-    )
+
+    def show() -> None:
+        _print(_table(["parameter", "mean", "std", "unit", ""], rows))
+        noise = ", ".join(f"{name} {size:.2g}" for name, size in posterior.noise.items())
+        print(f"noise of the sensors: {noise}")
+        share = f"{100 * posterior.drift:.2g} %"
+        print(f"what no ξ explains: {share} of how much velocities change in a control step")
+
+    _answer(arguments, figures, show)
     return DONE
 
 

@@ -322,6 +322,25 @@ class ParameterSpace:
             flat["disableflags"] |= np.where(moved, self._no_midphase, 0).astype(np.int32)
         return {f: v.reshape(B, *self._nominal[f].shape) for f, v in flat.items()}
 
+    def whole_delays(self, xi: ArrayLike) -> tuple[Array, Array]:
+        """(B, K) ξ whose actuator delays are cut to whole physics steps, and (B, nu) what share of
+        a step each actuator lost by it; (B, 1) zeros where no parameter delays actuators.
+
+        `values` rounds delays to physics steps, as simulation has no others. Who needs what lies
+        between gives every actuator that share of the command before.
+        """
+        x = np.array(self.check(xi))
+        mine = [(k, t) for k, (p, t) in enumerate(self._pairs()) if p.field == "actuator_delay"]
+        nu = len(self._nominal["actuator_delay"]) if mine else 1
+        left = np.zeros((len(x), nu))
+        step = 1000.0 * self._timestep
+        for k, target in mine:
+            steps = x[:, k] / step
+            whole = np.floor(steps + 1e-9)
+            left[:, target.rows] = np.maximum(steps - whole, 0.0)[:, None]
+            x[:, k] = whole * step
+        return x, left
+
     def write(self, model: mujoco.MjModel, xi: ArrayLike) -> None:
         """Make `model` the world of ξ (K,), derived constants included, whatever it was before.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ times what a uniform one would put there."""
 class Posterior:
     """Weighted samples of ξ given logs, over the parameters `names` of one robot.
 
-    Its spread says which parameters the logs reveal; it is not calibrated: what the simulator
-    cannot express moves the mean, and the spread does not know of it.
+    Its spread holds for a robot that some ξ of the ranges describes. What no ξ can express moves
+    the mean too, and the spread knows of it only as far as `drift` tells.
     """
 
     env: str
@@ -51,6 +51,11 @@ class Posterior:
     """Windows that the fit used."""
     residual: dict[str, float]
     """Term -> root mean square of its prediction error at the mean, in the term's unit."""
+    noise: dict[str, float] = field(default_factory=dict[str, float])
+    """Term -> deviation of its sensor's white noise, in the term's unit: root mean square."""
+    drift: float = float("nan")
+    """What no ξ explains, as a random change of every velocity in every control step, over how much
+    velocities change in one; `LEAST_DRIFT` in identify.py where ξ explains the log."""
 
     @property
     def mean(self) -> Array:

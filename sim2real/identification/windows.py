@@ -51,6 +51,19 @@ def check_numbers(where: str, obs: Mapping[str, Array], command: Array) -> None:
             )
 
 
+def differences(episode: Trajectory, period: float) -> dict[str, str]:
+    """Terms that are the backward difference of another, and which: rate -> position."""
+    found: dict[str, str] = {}
+    for rate, value in episode.obs.items():
+        for position, x in episode.obs.items():
+            if x.shape != value.shape or len(x) < 3 or not np.ptp(value):
+                continue
+            close = 1e-3 * float(np.std(value))  # logs hold single precision
+            if np.allclose(np.diff(x, axis=0) / period, value[1:], rtol=1e-3, atol=close):
+                found[rate] = position
+    return found
+
+
 class Observers:
     """Worlds that replay logged episodes under candidate physics: the first `ticks` control steps
     of each, which cover the landing and the first strides; more would cost more than it tells.

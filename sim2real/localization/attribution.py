@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sim2real.identification.posterior import Posterior
-from sim2real.identification.windows import LENGTH, Observers, Trajectory
+from sim2real.identification.windows import LENGTH, Observers, Trajectory, differences
 from sim2real.localization.replay import FLOOR
 from sim2real.simulation.robot import MjcfRobot, Robot
 from sim2real.types import Array, InputError
@@ -253,19 +253,6 @@ def _with_noise(
     for name, extra in given.items():
         obs[name] = obs[name] + extra
     return Trajectory(obs, episode.command)
-
-
-def differences(episode: Trajectory, period: float) -> dict[str, str]:
-    """Terms that are the backward difference of another, and which: rate -> position."""
-    found: dict[str, str] = {}
-    for rate, value in episode.obs.items():
-        for position, x in episode.obs.items():
-            if x.shape != value.shape or len(x) < 3 or not np.ptp(value):
-                continue
-            close = 1e-3 * float(np.std(value))  # logs hold single precision
-            if np.allclose(np.diff(x, axis=0) / period, value[1:], rtol=1e-3, atol=close):
-                found[rate] = position
-    return found
 
 
 def share(draws: Array) -> Share:

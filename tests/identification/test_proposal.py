@@ -61,8 +61,8 @@ def test_larger_motions_tell_more_and_the_most_telling_is_taken(arm, monkeypatch
     assert found.share > 0.1
     assert np.mean([e.left for e in found.parameters]) < np.mean([e.left for e in small.parameters])
     by = {e.name: np.mean(e.left) for e in found.parameters}
-    assert set(sorted(by, key=lambda name: by[name])[:2]) == {"payload", "action_latency"}
-    assert not all(e.revealed for e in found.parameters)
+    assert set(sorted(by, key=lambda name: by[name])[:2]) == {"payload", "torque_limit"}
+    assert all(e.revealed for e in found.parameters)
 
 
 def test_a_robot_that_falls_needs_a_policy():

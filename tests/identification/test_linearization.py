@@ -1,0 +1,154 @@
+"""A straight line with normal noise has a posterior in closed form."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sim2real.identification.linearization import (
+    Normal,
+    conditioned,
+    regressed,
+    robust,
+    within,
+)
+
+K, M = 3, 400
+LOW, HIGH = np.array([0.0, -1.0, 2.0]), np.array([1.0, 1.0, 4.0])
+PRIOR = Normal((LOW + HIGH) / 2, np.diag((HIGH - LOW) ** 2 / 12))
+
+
+def problem(seed, size=1.0, together=1):
+    """r(ξ) = e + J·(ξ - truth) with e ~ N(0, size²), equal in runs of `together`."""
+    rng = np.random.default_rng(seed)
+    truth = rng.uniform(LOW, HIGH)
+    slope = rng.standard_normal((K, M)) * np.array([[1.0], [2.0], [0.5]])
+    slope = np.repeat(slope[:, ::together], together, axis=1)[:, :M]
+    noise = np.repeat(size * rng.standard_normal(M)[::together], together)[:M]
+
+    def surprise(xi):
+        return noise + (np.atleast_2d(xi) - truth) @ slope
+
+    return truth, slope, noise, surprise
+
+
+def line(surprise, seed=0, n=40):
+    xi = np.random.default_rng(seed).uniform(LOW, HIGH, (n, K))
+    return regressed(xi, surprise(xi), np.random.default_rng(1))
+
+
+def test_a_line_is_found_and_nothing_is_left():
+    truth, slope, noise, surprise = problem(0)
+    found = line(surprise)
+    np.testing.assert_allclose(found.slope, slope, atol=1e-10)
+    np.testing.assert_allclose(found.at(truth), noise, atol=1e-10)
+    np.testing.assert_allclose(found.left, 0, atol=1e-20)
+
+
+def test_what_is_no_line_is_left_over_as_its_variance():
+    rng = np.random.default_rng(0)
+    xi = rng.uniform(LOW, HIGH, (4_000, K))
+    r = xi[:, :1] + 0.3 * rng.standard_normal((4_000, 5))
+    np.testing.assert_allclose(regressed(xi, r, rng).left, 0.09, rtol=0.1)
+
+
+def test_chance_in_the_slopes_is_no_information():
+    """Rough surprises on which ξ has no influence at all, and on which one of three has."""
+    rng = np.random.default_rng(1)
+    for told in ([], [1]):
+        xi = rng.uniform(LOW, HIGH, (32, K))
+        rough = np.repeat(rng.standard_normal((32, 50)), 100, axis=1)  # alike in runs of 100
+        r = rng.standard_normal((1, 5_000)) + 0.5 * rough
+        for k in told:
+            r += 0.3 * xi[:, k : k + 1] * rng.standard_normal((1, 5_000))
+        std = np.sqrt(np.diag(conditioned(regressed(xi, r, rng), PRIOR).covariance))
+        share = std / np.sqrt(np.diag(PRIOR.covariance))
+        for k in range(K):
+            assert (share[k] < 0.4) if k in told else (share[k] > 0.8)
+        x, y = xi - xi.mean(axis=0), r - r.mean(axis=0)  # the control arm: least squares as it is
+        slope = np.linalg.lstsq(x, y, rcond=None)[0]
+        plain = np.linalg.inv(np.linalg.inv(PRIOR.covariance) + slope @ slope.T / 1.25)
+        assert (np.sqrt(np.diag(plain) / np.diag(PRIOR.covariance)) < 0.4).all()
+
+
+def test_the_posterior_is_that_of_bayesian_regression():
+    """Information form against the textbook's covariance form (Bishop 2006, eq. 2.113)."""
+    truth, slope, noise, surprise = problem(1)
+    got = conditioned(line(surprise), PRIOR)
+    J, m, C = slope.T, PRIOR.mean, PRIOR.covariance
+    target = -(noise - truth @ slope)  # r = J·ξ - target
+    gain = C @ J.T @ np.linalg.inv(J @ C @ J.T + np.eye(M))
+    np.testing.assert_allclose(got.mean, m + gain @ (target - J @ m), atol=1e-8)
+    np.testing.assert_allclose(got.covariance, C - gain @ J @ C, atol=1e-8)
+
+
+def test_without_a_slope_the_prior_stays():
+    found = line(lambda xi: np.zeros((len(xi), M)))
+    for posterior in (conditioned(found, PRIOR), robust(found, PRIOR, np.arange(M) // 20)):
+        np.testing.assert_allclose(posterior.mean, PRIOR.mean)
+        np.testing.assert_allclose(posterior.covariance, PRIOR.covariance, atol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "together"), [(1.0, 1), (2.0, 1), (1.0, 5)])
+def test_the_robust_spread_covers_where_the_plain_one_claims_too_much(size, together):
+    """Errors twice as large as stated, or the same five times over: the plain posterior is too
+    narrow by 2 and by √5, which is the control arm."""
+    inside = {"robust": 0, "plain": 0}
+    trials = 150
+    for seed in range(trials):
+        truth, _, _, surprise = problem(seed, size, together)
+        found = line(surprise)
+        posteriors = {
+            "robust": robust(found, PRIOR, np.arange(M) // 10), "plain": conditioned(found, PRIOR)
+        }  # fmt: skip
+        for name, p in posteriors.items():
+            z = np.abs(p.mean - truth) / np.sqrt(np.diag(p.covariance))
+            inside[name] += int((z < stats.norm.ppf(0.95)).sum())
+    share = {name: count / (K * trials) for name, count in inside.items()}
+    assert 0.85 <= share["robust"] <= 0.95
+    if (size, together) == (1.0, 1):
+        assert 0.85 <= share["plain"] <= 0.95
+    else:
+        assert share["plain"] <= 0.75
+
+
+def test_only_what_is_used_counts():
+    _, _, _, surprise = problem(2)
+    found = line(surprise)
+    half = np.arange(M) < M // 2
+    got = conditioned(found, PRIOR, half)
+    alone = found._replace(
+        value=found.value[half], slope=found.slope[:, half], left=found.left[half]
+    )
+    np.testing.assert_allclose(got.mean, conditioned(alone, PRIOR).mean)
+
+
+def test_draws_in_the_box_are_the_normal_cut_at_its_sides():
+    rng = np.random.default_rng(0)
+    known = np.linalg.inv(np.array([[0.05, 0.04, 0.0], [0.04, 0.05, 0.0], [0.0, 0.0, 0.02]]))
+    mean = np.array([1.05, 0.9, 2.2])  # beyond one side, near two others
+    prior = np.linalg.inv(PRIOR.covariance)
+    covariance = np.linalg.inv(known + prior)
+    posterior = Normal(covariance @ (known @ mean + prior @ PRIOR.mean), covariance)
+    got = within(posterior, PRIOR, LOW, HIGH, 20_000, rng)
+    assert ((got >= LOW) & (got <= HIGH)).all()
+    free = rng.multivariate_normal(mean, np.linalg.inv(known), 400_000)
+    free = free[((free >= LOW) & (free <= HIGH)).all(axis=1)]
+    np.testing.assert_allclose(got.mean(axis=0), free.mean(axis=0), atol=0.01)
+    np.testing.assert_allclose(np.cov(got.T), np.cov(free.T), atol=0.002)
+
+
+def test_draws_of_what_nothing_is_known_of_fill_the_range():
+    got = within(PRIOR, PRIOR, LOW, HIGH, 4_000, np.random.default_rng(0))
+    for k in range(K):
+        assert stats.kstest((got[:, k] - LOW[k]) / (HIGH[k] - LOW[k]), "uniform").pvalue > 0.01
+
+
+def test_a_range_of_one_point_stays_there():
+    low, high = LOW.copy(), HIGH.copy()
+    low[1] = high[1] = 0.3
+    prior = Normal((low + high) / 2, np.diag([1 / 12, 1e-18, 4 / 12]))
+    got = within(prior, prior, low, high, 100, np.random.default_rng(0))
+    np.testing.assert_array_equal(got[:, 1], 0.3)
+    assert np.ptp(got[:, 0]) > 0.5
