@@ -583,6 +583,26 @@ def test_a_sensor_latency_is_exact_too(integrator):
         assert set(seen[k:]) == {k}
 
 
+def test_what_a_delay_has_beyond_whole_physics_steps_is_told_apart():
+    """2 ms a step. One parameter delays the thigh, another all other motors."""
+    space = ParameterSpace(
+        [
+            MASS,
+            Parameter("thigh", "actuator_delay", select="#0", op="set", low=0, high=20,
+                      unit="ms"),
+            Parameter("leg", "actuator_delay", select="#1", op="set", low=0, high=20, unit="ms"),
+        ],
+        load("hopper", 16),
+    )  # fmt: skip
+    xi = np.array([[1.2, 3.0, 8.0], [1.0, 0.5, 7.9], [1.0, 0.0, 4.0 - 1e-12]])
+    whole, left = space.whole_delays(xi)
+    np.testing.assert_allclose(whole, [[1.2, 2.0, 8.0], [1.0, 0.0, 6.0], [1.0, 0.0, 4.0]])
+    np.testing.assert_allclose(left, [[0.5, 0, 0], [0.25, 0.95, 0], [0, 0, 0]], atol=1e-9)
+    np.testing.assert_array_equal(space.whole_delays(whole)[0], whole)
+    none = ParameterSpace([MASS], load("hopper")).whole_delays(np.array([[1.2]]))
+    np.testing.assert_array_equal(none[1], [[0.0]])
+
+
 def test_delay_in_seconds():
     ms = np.array([0.0, 0.9, 1.0, 2.0, 3.1, 60.0])
     np.testing.assert_allclose(delay(ms, 0.002), [0, 0, 0.0015, 0.0015, 0.0035, 0.0595])
