@@ -40,8 +40,10 @@ INFLATION = 1.2
 seeds 1 to 5 of `tools/study_identification.py`, which are therefore left out of its tables."""
 TRIED = 0.4
 """Times the drift, or one over it, is tried beside it in every round."""
-SHRINK = 0.4
-"""Share to which the spread of the candidates may shrink from one round to the next."""
+BETTER = 2.0
+"""Nats by which what is tried must be likelier to be taken."""
+SHRINK, GROW = 0.4, 1.5
+"""Share to which the spread of the candidates may shrink, or grow, from one round to the next."""
 WINDOW = 0.25
 """Seconds of a window, over which scores are summed."""
 FOLDS = 4
@@ -131,7 +133,9 @@ def fit(
     while True:
         round_ += 1
         tracks = tracker.follow(belief.mean, tried)
-        track = max(tracks, key=lambda t: t.log_likelihood)
+        track = tracks[0]
+        if len(tracks) == 2 and tracks[1].log_likelihood > track.log_likelihood + BETTER:
+            track = tracks[1]
         report(round_, {"drift": track.supposed.drift})
         xi = _drawn(belief, low, high, max(candidates, space.K + 2), rng)
         surprise = tracker.surprise(xi, track)  # (N, E, T, D)
@@ -140,11 +144,11 @@ def fit(
         now = conditioned(line, prior)
         mean = np.clip(now.mean, low, high)
         deviation, before = (np.sqrt(np.diag(x.covariance)) for x in (now, belief))
-        slow = np.maximum(WIDE, SHRINK * before / deviation)
+        slow = np.clip(WIDE, SHRINK * before / deviation, GROW * before / deviation)
         moved = np.abs(mean - belief.mean)[free] / deviation[free]
         belief = Normal(mean, now.covariance * np.outer(slow, slow))
         refused = refused + 1 if track is tracks[0] else 0
-        settled = (slow == WIDE).all() and (moved < 1).all() and refused >= 2
+        settled = (slow <= WIDE).all() and (moved < 1).all() and refused >= 2
         if settled or round_ >= rounds:
             break
         if refused and round_ > 1:

@@ -52,6 +52,8 @@ class Normal(NamedTuple):
     covariance: Array
 
 
+FAR = 3.0
+"""Times the median by which a candidate may be missed."""
 SHUFFLES = 12
 """Of the candidates, to see what chance makes of the information in a direction."""
 
@@ -59,12 +61,19 @@ SHUFFLES = 12
 def regressed(xi: Array, r: Array, rng: np.random.Generator) -> Line:
     """The line through candidates (N, K) and their surprises (N, M); N must exceed K + 1.
 
+    Candidates that the line misses by far more than the others, since a contact came that came to
+    no other, are left out, a quarter at most.
+
     A slope that N points give is off by chance, and thousands of surprises add that up to
     information which is none. How much, what is left of the line says, shuffled among the
     candidates (Freedman and Lane 1983), for surprises of one world are not independent. In
     directions where the slopes together are not larger than that, they are taken for zero;
     elsewhere they are shrunk accordingly.
     """
+    missed = _missed(xi, r)
+    near = missed <= max(FAR * np.median(missed), np.quantile(missed, 0.75))
+    if near.sum() >= xi.shape[1] + 2:
+        xi, r = xi[near], r[near]
     N, K = xi.shape
     center, value = xi.mean(axis=0), r.mean(axis=0)
     x, y = xi - center, r - value
@@ -76,14 +85,21 @@ def regressed(xi: Array, r: Array, rng: np.random.Generator) -> Line:
     left = np.square(rest).sum(axis=0) / (N - K - 1)
     weight = 1.0 / (1.0 + left)
     values, vectors = np.linalg.eigh((slope * weight) @ slope.T)
-    chance = 0.0
-    for _ in range(SHUFFLES):
-        none = left_.T @ rest[rng.permutation(N)] * ((N - 1) / (N - K - 1)) ** 0.5
-        chance = max(chance, float(np.linalg.eigvalsh((none * weight) @ none.T)[-1]))
+    shuffled = [left_.T @ rest[rng.permutation(N)] for _ in range(SHUFFLES)]
+    largest = [np.linalg.eigvalsh((none * weight) @ none.T)[-1] for none in shuffled]
+    chance = float(np.mean(largest)) * (N - 1) / (N - K - 1)
     kept = np.sqrt(np.clip(1 - chance / np.maximum(values, 1e-300), 0.0, 1.0))
     slope = (vectors * kept) @ vectors.T @ slope
     back = np.where(there, 1 / np.where(there, size, 1.0), 0.0)
     return Line(center, value, (right.T * back) @ slope, left)
+
+
+def _missed(xi: Array, r: Array) -> Array:
+    """(N,) by how much the least-squares line misses each candidate, its leverage accounted for."""
+    x = np.column_stack([np.ones(len(xi)), xi - xi.mean(axis=0)])
+    q = np.linalg.qr(x / np.maximum(np.abs(x).max(axis=0), 1e-300)).Q
+    rest = r - q @ (q.T @ r)
+    return np.sqrt(np.square(rest).sum(axis=1) / np.maximum(1 - np.square(q).sum(axis=1), 1e-3))
 
 
 def conditioned(line: Line, prior: Normal, use: Array | None = None) -> Normal:
