@@ -193,7 +193,7 @@ def test_one_seed_of_several_has_no_interval_and_wins_nothing_for_certain(tmp_pa
 
 
 def test_that_the_oracles_are_one_training_is_said(tmp_path):
-    cells = {"uniform-history": [[9, 10, 11]] * 2, "oracle-ppo": [[99, 100, 101]]}
+    cells = {"uniform-history": [[9.0, 10, 11]] * 2, "oracle-ppo": [[99.0, 100, 101]]}
     notes = " ".join(table(filled(tmp_path, cells), [0, 1]).notes)
     assert "The oracles have one training" in notes
 

@@ -68,7 +68,7 @@ def logged(env: str, robot: Robot, seed: int) -> tuple[np.ndarray, list[Trajecto
     worlds = Worlds(robot, EPISODES, observe=true, seed=seed, threads=1)
     ticks = round(SECONDS / EPISODES / robot.control_period)
     low, high = (np.asarray(x, float) for x in robot.command_range)
-    rest, half = np.array(robot.task.rest, float), (high - low) / 2
+    rest, half = np.array(worlds.task.rest, float), (high - low) / 2
     seen, sent = [worlds.reset(xi=np.tile(xi, (EPISODES, 1)))], []
     swing = np.zeros((EPISODES, len(low)))
     for _ in range(ticks):

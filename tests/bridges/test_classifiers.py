@@ -255,7 +255,7 @@ def test_constant_channels_and_few_steps_are_warned_of(caplog):
     classifiers = DomainClassifiers(3, 1)
     classifiers.fit(*still, updates=5)
     assert not caplog.records  # who gives the transitions may know it
-    warn(*still, 1000)
+    warn(still[0], still[1], 1000)
     assert "observation channels [2] never change: the classifiers learn nothing" in caplog.text
     assert "1000 target steps: Δr will scatter" in caplog.text
     assert np.isfinite(classifiers.delta_r(*still[0])).all()

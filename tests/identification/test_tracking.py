@@ -23,7 +23,7 @@ def logged(xi=TRUE, *, robot=HOPPER, terms=SEEN, noise=NOISE, size=0.5, episodes
     worlds = Worlds(robot, episodes, observe=list(terms), seed=seed, threads=1)
     rng = np.random.default_rng(seed)
     low, high = (np.asarray(x, float) for x in robot.command_range)
-    rest = np.array(robot.task.rest, float)
+    rest = np.array(worlds.task.rest, float)
     told, sent = [worlds.reset(xi=np.tile(xi, (episodes, 1)))], []
     swing = np.zeros((episodes, len(low)))
     for _ in range(ticks):
