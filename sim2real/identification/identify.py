@@ -48,6 +48,8 @@ WINDOW = 0.25
 """Seconds of a window, over which scores are summed."""
 FOLDS = 4
 """Windows are predicted from the others in so many parts."""
+CELLS = 12
+"""Of a parameter's range, in which its profile is looked at."""
 SAMPLES = 256
 """Of ξ, in a posterior."""
 NU = 4.0
@@ -144,11 +146,11 @@ def fit(
         now = conditioned(line, prior)
         mean = np.clip(now.mean, low, high)
         deviation, before = (np.sqrt(np.diag(x.covariance)) for x in (now, belief))
-        slow = np.clip(WIDE, SHRINK * before / deviation, GROW * before / deviation)
+        wide = np.clip(WIDE, SHRINK * before / deviation, GROW * before / deviation)
         moved = np.abs(mean - belief.mean)[free] / deviation[free]
-        belief = Normal(mean, now.covariance * np.outer(slow, slow))
+        belief = Normal(mean, now.covariance * np.outer(wide, wide))
         refused = refused + 1 if track is tracks[0] else 0
-        settled = (slow <= WIDE).all() and (moved < 1).all() and refused >= 2
+        settled = (wide <= WIDE).all() and (moved < 1).all() and refused >= 2
         if settled or round_ >= rounds:
             break
         if refused and round_ > 1:
@@ -209,6 +211,7 @@ def _posterior(
     final = robust(line, prior, window)
     final = final._replace(covariance=INFLATION**2 * final.covariance)
     xi = within(final, prior, low, high, SAMPLES, rng)
+    xi = _widened(xi, *_profiles(tracker, track, np.clip(final.mean, low, high)), rng)
     for k, parameter in enumerate(space.parameters):
         if parameter.field == "actuator_delay":  # worlds round it to physics steps
             step = 1000 * float(robot.model.opt.timestep)
@@ -232,6 +235,38 @@ def _posterior(
         windows=len(names), residual=tracker.residual(surprise[0], track),
         noise=tracker.by_term(track.supposed.noise), drift=track.supposed.drift,
     )  # fmt: skip
+
+
+def _profiles(tracker: Tracker, track: Track, mean: Array) -> tuple[Array, Array]:
+    """(G, K) values of each parameter, the middles of G equal cells of its range, and (K, G) the
+    log-likelihood at them, the other parameters at the mean."""
+    space = tracker.robot.space
+    K, at = space.K, (np.arange(CELLS) + 0.5) / CELLS
+    grid = space.low + at[:, None] * (space.high - space.low)
+    xi = np.tile(mean, (K * CELLS, 1))
+    for k in range(K):
+        xi[k * CELLS : (k + 1) * CELLS, k] = grid[:, k]
+    white = tracker.surprise(xi, track)
+    log_p = -0.5 * (NU + 1) * np.nansum(np.log1p(white**2 / NU), axis=(1, 2, 3))
+    return grid, log_p.reshape(K, CELLS)
+
+
+def _widened(xi: Array, grid: Array, log_p: Array, rng: np.random.Generator) -> Array:
+    """(S, K) samples whose spread is not below what it is when all other parameters are known.
+
+    What the logs do not tell, the regression may still claim by chance. The deviation of one
+    parameter given the others is never above its own, so where the samples have less, that
+    parameter is drawn anew from its profile (`_profiles`).
+    """
+    xi = xi.copy()
+    for k, (values, density) in enumerate(zip(grid.T, log_p, strict=True)):
+        weights = np.exp(density - density.max())
+        weights, cell = weights / weights.sum(), values[1] - values[0]
+        deviation = np.sqrt(weights @ (values - weights @ values) ** 2)
+        if deviation > max(cell, xi[:, k].std()):  # what is finer than the cells, they cannot show
+            drawn = rng.choice(values, len(xi), p=weights)
+            xi[:, k] = drawn + cell * (rng.random(len(xi)) - 0.5)
+    return xi
 
 
 def _by_window(white: Array, scale: Array, window: Array, windows: int) -> Array:

@@ -35,7 +35,7 @@ from sim2real.types import Array, InputError, LoggedState
 
 SPREAD = 3.0**0.5
 """Of the central differences, in standard deviations: right to the third order for normal errors
-(Nørgaard et al. 2000, section 3)."""
+(Nørgaard et al. 2000)."""
 PLACE, SPEED = 0.1, 1.0
 """Deviations of a coordinate [m or rad] and of a velocity [m/s or rad/s] that nothing measures, as
 an episode begins."""
@@ -63,7 +63,6 @@ class Track(NamedTuple):
     """A log, followed under one ξ."""
 
     supposed: Supposed
-
     gain: Array
     """(E, T, 2·nv, D) what an innovation corrects, in the tangent space of (qpos, qvel)."""
     root: Array

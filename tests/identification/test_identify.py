@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sim2real.deploy.logs.npz import EpisodeLog
-from sim2real.identification.identify import explain, identify, read_trajectories
+from sim2real.identification.identify import _widened, explain, identify, read_trajectories
 from sim2real.identification.posterior import Posterior, at_the_edge
 from sim2real.identification.windows import Observers, Trajectory
 from sim2real.simulation.robot import Robot
@@ -182,6 +182,24 @@ def test_columns_name_the_terms_that_are_compared():
     assert observers.columns == ["joint_positions"] * 3 + ["joint_velocities"] * 3 + [
         "pitch", "pitch_rate"
     ]  # fmt: skip  # the last action is no measurement
+
+
+def test_samples_do_not_claim_more_than_the_profiles_say_and_keep_what_these_do_say():
+    rng = np.random.default_rng(0)
+    grid = np.tile((np.arange(12)[:, None] + 0.5) / 12, (1, 4))  # ranges 0 to 1
+    log_p = np.zeros((4, 12))
+    log_p[1] = -(((grid[:, 1] - 0.4) / 0.15) ** 2) / 2
+    log_p[2] = np.where(np.arange(12) == 5, 0.0, -1e4)
+    near = 0.45 + 0.01 * rng.standard_normal((4000, 4))
+    near[:, 3] = rng.random(4000)
+    after = _widened(near, grid, log_p, rng)
+    assert after[:, 0].std() == pytest.approx(np.sqrt(1 / 12), rel=0.03)  # the whole range
+    assert after[:, 0].min() > 0
+    assert after[:, 0].max() < 1
+    assert after[:, 1].mean() == pytest.approx(0.4, abs=0.01)
+    assert after[:, 1].std() == pytest.approx(0.15, rel=0.05)
+    np.testing.assert_array_equal(after[:, 2], near[:, 2])  # finer than the cells
+    assert after[:, 3].std() == pytest.approx(np.sqrt(1 / 12), rel=0.03)
 
 
 # The posterior
