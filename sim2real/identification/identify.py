@@ -31,13 +31,13 @@ ROUNDS = 12
 TICKS, LEAST_TICKS = 1600, 200
 """Control steps that are followed: of all episodes together, but no fewer of each."""
 FIRST_DRIFT, LEAST_DRIFT = 1.0, 0.02
-"""Drift at first, when ξ is wrong, and at least: with less the past counts so long that the
-likelihood of ξ becomes rough, and its maximum a matter of chance."""
+"""Drift at first, when ξ is wrong, and at least: with less the past counts so long that single
+contacts decide."""
 WIDE = 2.0
 """Deviations of the candidates over those of the posterior: what is rough is then averaged."""
 INFLATION = 1.2
-"""Of the deviations at the end, for what is left of the roughness: chosen on hoppers with hidden ξ,
-seeds 1 to 5 of `tools/study_identification.py`, which are therefore left out of its tables."""
+"""Of the deviations at the end, for what is left of the roughness: chosen on five hoppers with
+hidden ξ, other ones than those of `tools/study_identification.py`."""
 TRIED = 0.4
 """Times the drift, or one over it, is tried beside it in every round."""
 BETTER = 2.0

@@ -27,9 +27,9 @@ from typing import NamedTuple
 import numpy as np
 
 from sim2real.identification.tangent import Coordinates
-from sim2real.identification.windows import Trajectory, check_numbers, differences
+from sim2real.identification.windows import Trajectory, differences, usable
 from sim2real.simulation.engine import Engine, make_engine
-from sim2real.simulation.robot import MjcfRobot, Robot
+from sim2real.simulation.robot import Robot
 from sim2real.simulation.worlds import needed_fields
 from sim2real.types import Array, InputError, LoggedState
 
@@ -98,25 +98,7 @@ class Tracker:
         self, robot: Robot, episodes: Sequence[Trajectory], *, ticks: int = 200, least: int = 12,
         threads: int = 0,
     ) -> None:  # fmt: skip
-        if not isinstance(robot, MjcfRobot):
-            raise InputError(
-                f"{robot.name} is a Gymnasium environment, whose steps are opaque: a log cannot be "
-                'replayed in it; adapt with --engine search (in Python, engine="search")'
-            )
-        for number, episode in enumerate(episodes):
-            check_numbers(f"episode {number} of the logs", *episode)
-        episodes = [e for e in episodes if len(e.command) > least]
-        if not episodes:
-            raise InputError(
-                f"the logs hold no episode of more than {least} control steps; record longer ones"
-            )
-        names = set(episodes[0].obs)
-        for number, episode in enumerate(episodes):
-            if set(episode.obs) != names:
-                raise InputError(
-                    f"the logs differ in their terms: episode 0 has {', '.join(episodes[0].obs)}, "
-                    f"episode {number} has {', '.join(episode.obs)}; identify them apart"
-                )
+        robot, episodes = usable(robot, episodes, least)
         self.robot, self.E, self._threads = robot, len(episodes), threads
         self.T = min(ticks, max(len(e.command) for e in episodes))
         self.derived = self._derived(episodes)
@@ -166,7 +148,6 @@ class Tracker:
         """Where episodes begin as far as the log says: qpos (E, nq), qvel (E, nv), and the
         deviation (2·nv,) of both."""
         robot, nv = self.robot, self._coordinates.nv
-        assert isinstance(robot, MjcfRobot)
         first = self._read_first(episodes)
         qpos = np.tile(robot.task.init_qpos, (self.E, 1))
         qvel = np.zeros((self.E, nv))
@@ -238,11 +219,11 @@ class Tracker:
             return np.tile(np.repeat(x, copies, axis=0), (N, 1))
 
         engine.reset(worlds, spread(self._qpos), spread(self._qvel))
-        skip = robot.config.frame_skip
+        skip, between = robot.config.frame_skip, bool(late.any())
 
         def step(t: int) -> None:
             command, before = spread(self._command[:, t]), data["last_action"]
-            if late.any():  # the rest of a step, as its mean over the physics step that it ends in
+            if between:  # the rest of a step, as its mean over the physics step that it ends in
                 engine.step((1 - late) * command + late * before, 1)
                 if skip > 1:
                     engine.step(command, skip - 1)

@@ -64,6 +64,36 @@ def differences(episode: Trajectory, period: float) -> dict[str, str]:
     return found
 
 
+def usable(
+    robot: Robot, episodes: Sequence[Trajectory], least: int
+) -> tuple[MjcfRobot, list[Trajectory]]:
+    """The robot and those of the episodes that have more than `least` control steps.
+
+    Raises:
+        InputError: steps that are opaque, a value that is not finite, no episode that is long
+            enough, or episodes of different terms.
+    """
+    if not isinstance(robot, MjcfRobot):
+        raise InputError(
+            f"{robot.name} is a Gymnasium environment, whose steps are opaque: a log cannot be "
+            'replayed in it; adapt with --engine search (in Python, engine="search")'
+        )
+    for number, episode in enumerate(episodes):
+        check_numbers(f"episode {number} of the logs", *episode)
+    long = [e for e in episodes if len(e.command) > least]
+    if not long:
+        raise InputError(
+            f"the logs hold no episode of more than {least} control steps; record longer ones"
+        )
+    for number, episode in enumerate(long):
+        if set(episode.obs) != set(long[0].obs):
+            raise InputError(
+                f"the logs differ in their terms: episode 0 has {', '.join(long[0].obs)}, "
+                f"episode {number} has {', '.join(episode.obs)}; identify them apart"
+            )
+    return robot, long
+
+
 class Observers:
     """Worlds that replay logged episodes under candidate physics: the first `ticks` control steps
     of each, which cover the landing and the first strides; more would cost more than it tells.
@@ -77,18 +107,7 @@ class Observers:
         self, robot: Robot, episodes: Sequence[Trajectory], *, candidates: int,
         length: int = LENGTH, ticks: int = 200,
     ) -> None:  # fmt: skip
-        if not isinstance(robot, MjcfRobot):
-            raise InputError(
-                f"{robot.name} is a Gymnasium environment, whose steps are opaque: a log cannot be "
-                'replayed in it; adapt with --engine search (in Python, engine="search")'
-            )
-        for number, episode in enumerate(episodes):
-            check_numbers(f"episode {number} of the logs", *episode)
-        episodes = [e for e in episodes if len(e.command) > length]
-        if not episodes:
-            raise InputError(
-                f"the logs hold no episode of more than {length} control steps; record longer ones"
-            )
+        robot, episodes = usable(robot, episodes, length)
         self.robot, self.N, self.E, self.length = robot, candidates, len(episodes), length
         self.T = min(ticks, max(len(e.command) for e in episodes)) + 1
         self._starts = []
@@ -100,11 +119,6 @@ class Observers:
                     f"of its state (episode {number}); log joint positions and velocities"
                 )
             self._starts.append(state)
-            if set(episode.obs) != set(episodes[0].obs):
-                raise InputError(
-                    f"the logs differ in their terms: episode 0 has {', '.join(episodes[0].obs)}, "
-                    f"episode {number} has {', '.join(episode.obs)}; identify them apart"
-                )
         self._known_qpos, self._known_qvel = self._starts[0].known_qpos, self._starts[0].known_qvel
         self._compared = self._compared_terms(episodes[0])
         D = sum(t.size for t in self._compared)
