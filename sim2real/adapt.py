@@ -28,8 +28,8 @@ from sim2real.deploy.safety import Wiring
 from sim2real.dynamics.distribution import Distribution, Empirical
 from sim2real.evaluate import observation_names, play, policy_of
 from sim2real.export import build_contract, check_terms, export
-from sim2real.identification.identify import read_trajectories
 from sim2real.identification.posterior import Posterior
+from sim2real.identification.trajectories import read_trajectories
 from sim2real.identification.windows import Trajectory
 from sim2real.make import check_whole
 from sim2real.policy.policy import Policy

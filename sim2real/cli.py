@@ -138,6 +138,9 @@ def _parser() -> argparse.ArgumentParser:
                    help="recordings of the same arm with a load of unknown mass")  # fmt: skip
     p.add_argument("--env", required=True, help="the robot that wrote them")
     p.add_argument("--out", help="default posterior.json, or arm.json of an arm, right here")
+    p.add_argument("--method", help="fit; or grid, exact and slow, for one or two parameters")
+    p.add_argument("--only", metavar="NAME[,NAME...]",
+                   help="parameters that may differ, all others nominal; default all")  # fmt: skip
     p.add_argument(
         "--seed", type=_seed, default=0, help="of the search, which an arm needs none of; default 0"
     )
@@ -487,15 +490,22 @@ def identify(arguments: argparse.Namespace) -> int:
         raise InputError("--load goes with CSV recordings of an arm")
     arguments.out = arguments.out or "posterior.json"
     from sim2real import progress
-    from sim2real.identification.identify import ROUNDS, identify
+    from sim2real.identification.identify import identify, method_named
+    from sim2real.identification.posterior import ALARM
 
-    with progress.bar("identify", ROUNDS) as report:
-        posterior = identify(arguments.logs, arguments.env, seed=arguments.seed, report=report)
+    method = arguments.method or "fit"
+    only = [name for name in (arguments.only or "").split(",") if name]
+    with progress.bar("identify", method_named(method).steps) as report:
+        posterior = identify(
+            arguments.logs, arguments.env, method=method, only=only, seed=arguments.seed,
+            report=report,
+        )  # fmt: skip
     posterior.save(arguments.out)
     figures = {
         "env": posterior.env, "parameters": posterior.summary(), "windows": posterior.windows,
         "log_likelihood": posterior.log_likelihood, "nominal": posterior.log_likelihood_nominal,
         "residual": posterior.residual, "noise": posterior.noise, "drift": posterior.drift,
+        "misfit": posterior.misfit, "outside": posterior.outside,
     }  # fmt: skip
     rows = [
         [r["name"], f"{r['mean']:.3g}", f"{r['std']:.2g}", r["unit"],
@@ -509,6 +519,8 @@ def identify(arguments: argparse.Namespace) -> int:
         print(f"noise of the sensors: {noise}")
         share = f"{100 * posterior.drift:.2g} %"
         print(f"what no ξ explains: {share} of how much velocities change in a control step")
+        print(f"misfit: {posterior.misfit:.1f} deviations of robots that this posterior imagines; "
+              f"above {ALARM:g}, no ξ within the ranges explains the logs")  # fmt: skip
 
     _answer(arguments, figures, show)
     return DONE
@@ -524,6 +536,9 @@ def _recorded(files: Sequence[str]) -> bool:
 
 
 def _identify_arm(arguments: argparse.Namespace) -> int:
+    for option in ("method", "only"):
+        if getattr(arguments, option):
+            raise InputError(f"--{option} goes with logs of `sim2real run`")
     from sim2real.identification.arm import TERMS, fit_arm
     from sim2real.identification.recordings import read_recordings
     from sim2real.simulation.robot import Robot
@@ -561,7 +576,7 @@ def gap(arguments: argparse.Namespace) -> int:
     if arguments.loaded:
         raise InputError("--loaded goes with CSV recordings of an arm")
     from sim2real import progress
-    from sim2real.identification.identify import read_trajectories
+    from sim2real.identification.trajectories import read_trajectories
     from sim2real.localization import attribution
     from sim2real.localization.findings import COLUMNS
     from sim2real.localization.localize import STAGES, explain_gap
@@ -606,7 +621,8 @@ def _attribution(
     arguments: argparse.Namespace, robot: Robot, episodes: Sequence[Trajectory]
 ) -> Attribution:
     from sim2real import progress
-    from sim2real.identification.identify import ROUNDS, explain
+    from sim2real.identification.fit import ROUNDS
+    from sim2real.identification.identify import explain
     from sim2real.identification.posterior import Posterior
     from sim2real.localization.attribution import attribute
 

@@ -16,6 +16,8 @@ from sim2real.types import Array, InputError
 
 INFORMED = 0.5
 """A parameter is revealed where its posterior deviation is below this share of the prior's."""
+ALARM = 4.0
+"""Deviations of `misfit` from which on the robot is taken for one that no ξ describes."""
 EDGE, CROWDED = 0.05, 0.25
 """A posterior is at an edge when the outer EDGE of its range holds CROWDED of its weight: five
 times what a uniform one would put there."""
@@ -55,7 +57,10 @@ class Posterior:
     """Term -> deviation of its sensor's white noise, in the term's unit: root mean square."""
     drift: float = float("nan")
     """What no ξ explains, as a random change of every velocity in every control step, over how much
-    velocities change in one; `LEAST_DRIFT` in identify.py where ξ explains the log."""
+    velocities change in one; `LEAST_DRIFT` in tracking.py where ξ explains the log."""
+    misfit: float = float("nan")
+    """How much longer what surprises in the log lasts than in those of robots of this posterior, in
+    their deviations (`predictive.py`); NaN where it was not checked."""
 
     @property
     def mean(self) -> Array:
@@ -72,6 +77,11 @@ class Posterior:
     def std(self) -> Array:
         """(K,)"""
         return np.sqrt(np.diag(self.covariance))
+
+    @property
+    def outside(self) -> bool:
+        """Whether no ξ within the ranges explains the logs."""
+        return self.misfit > ALARM
 
     @property
     def informed(self) -> Array:

@@ -19,7 +19,8 @@ import numpy as np
 
 from sim2real import progress
 from sim2real.identification.excitation import Act
-from sim2real.identification.identify import NU, fit
+from sim2real.identification.fit import fit
+from sim2real.identification.held_out import NU
 from sim2real.identification.posterior import INFORMED
 from sim2real.identification.windows import LENGTH, Observers, Trajectory
 from sim2real.simulation.robot import MjcfRobot, Robot

@@ -21,6 +21,7 @@ held against one log (the innovations form of a predictor, Ljung 1999, section 4
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -43,9 +44,14 @@ LEAST_NOISE = 1e-4
 """Of a sensor, as a share of how much its values move: what is read is rounded at least so much."""
 FARTHEST = 20.0
 """Standard deviations beyond which a surprise counts no more: a simulation that went astray."""
+FIRST_DRIFT, LEAST_DRIFT = 1.0, 0.02
+"""Drift that is supposed at first, when ξ is wrong, and at least: with less the past counts so long
+that single contacts decide."""
 JUMP = 4.0
 """Deviations of νᵀS⁻¹ν above its mean from which on the filter was too sure, as after a contact
 that came a step early: the state's covariance is widened until it was not."""
+FEW = 256
+"""Worlds below which one thread steps them."""
 OPEN = 100
 """Control steps from which is read by how much velocities change in one."""
 
@@ -87,7 +93,8 @@ class Tracker:
     """Logged episodes of one robot, and worlds that follow them: `ticks` control steps of each.
 
     Args:
-        threads: that step the worlds; 0 is one per core.
+        threads: that step the worlds; 0 is as many as OMP_NUM_THREADS says, one per core where it
+            says nothing, and one for few worlds, which two would spend waiting for each other.
 
     Raises:
         InputError: the log determines nothing of this robot's state, has no usable episode, or
@@ -99,7 +106,8 @@ class Tracker:
         threads: int = 0,
     ) -> None:  # fmt: skip
         robot, episodes = usable(robot, episodes, least)
-        self.robot, self.E, self._threads = robot, len(episodes), threads
+        self.robot, self.E = robot, len(episodes)
+        self._threads = threads or int(os.environ.get("OMP_NUM_THREADS") or 0)
         self.T = min(ticks, max(len(e.command) for e in episodes))
         self.derived = self._derived(episodes)
         known = [robot.terms[n] for n in episodes[0].obs if n in robot.terms]
@@ -124,7 +132,7 @@ class Tracker:
         self.noise = self._rough()
         """(D,) deviation of every column's white noise, by its third differences, in which motion
         that is smooth over four control steps leaves nothing; of other motion they say too much."""
-        self._qpos, self._qvel, self._uncertain = self._begin(episodes)
+        self._qpos, self._qvel, self._uncertain, self._seen = self._begin(episodes)
         self._change = self._typical_change()
         """(nv,) by how much velocities change in a control step."""
 
@@ -144,14 +152,15 @@ class Tracker:
         moves = np.nanstd(self.logged.reshape(-1, self.D), axis=0)
         return np.maximum(spread, np.maximum(LEAST_NOISE * moves, 1e-6))
 
-    def _begin(self, episodes: Sequence[Trajectory]) -> tuple[Array, Array, Array]:
-        """Where episodes begin as far as the log says: qpos (E, nq), qvel (E, nv), and the
-        deviation (2·nv,) of both."""
+    def _begin(self, episodes: Sequence[Trajectory]) -> tuple[Array, Array, Array, Array]:
+        """Where episodes begin as far as the log says: qpos (E, nq), qvel (E, nv), the deviation
+        (2·nv,) of both, and that of the sensors that say so, 0 where none does."""
         robot, nv = self.robot, self._coordinates.nv
         first = self._read_first(episodes)
         qpos = np.tile(robot.task.init_qpos, (self.E, 1))
         qvel = np.zeros((self.E, nv))
         uncertain = np.concatenate([np.full(nv, PLACE), np.full(nv, SPEED)])
+        seen = np.zeros(2 * nv)
         for e, state in enumerate(first):
             qpos[e, state.known_qpos] = state.qpos[0, state.known_qpos]
             qvel[e, state.known_qvel] = state.qvel[0, state.known_qvel]
@@ -160,10 +169,10 @@ class Tracker:
             noise = self.noise[begin : begin + term.size]
             begin += term.size
             for entry, size in zip(term.qvel, noise, strict=False):
-                uncertain[nv + entry] = 2 * size
+                seen[nv + entry] = size
             for entry, size in zip(term.qpos, noise, strict=False):
-                uncertain[self._dof(entry)] = 2 * size
-        return qpos, qvel, uncertain
+                seen[self._dof(entry)] = size
+        return qpos, qvel, np.where(seen > 0, 2 * seen, uncertain), seen
 
     def _read_first(self, episodes: Sequence[Trajectory]) -> list[LoggedState]:
         first: list[LoggedState] = []
@@ -205,8 +214,9 @@ class Tracker:
         robot, N = self.robot, len(xi)
         B, each = N * self.E * copies, self.E * copies
         if B not in self._engines:
+            threads = self._threads or (1 if B < FEW else 0)
             self._engines[B] = make_engine(
-                "mjbatch", robot.compile(), B, self._fields, self._threads, robot.task.rest
+                "mjbatch", robot.compile(), B, self._fields, threads, robot.task.rest
             )
         engine, space, worlds = self._engines[B], robot.space, np.arange(B)
         whole, late = space.whole_delays(np.repeat(xi, each, axis=0))
@@ -236,11 +246,14 @@ class Tracker:
     def _read(self, engine: Engine) -> Array:
         return np.concatenate([term.read(engine.data) for term in self.terms], axis=1)
 
-    def follow(self, xi: Array, supposed: Sequence[Supposed]) -> list[Track]:
-        """The log under physics (K,), a track for each of what is supposed."""
+    def follow(
+        self, xi: Array, supposed: Sequence[Supposed], logged: Array | None = None
+    ) -> list[Track]:
+        """The log under physics (K,), a track for each of F that are supposed; or each under
+        physics of its own, (F, K). Of `logged` (F, E, T + 1, D) instead of the log where given."""
         E, T, D, n, F = self.E, self.T, self.D, self.n, len(supposed)
         c, S = self._coordinates, 1 + 2 * n
-        engine, step = self._start(np.tile(xi, (F, 1)), S)
+        engine, step = self._start(np.broadcast_to(xi, (F, xi.shape[-1])), S)
         data = engine.data
         qpos, qvel = np.tile(self._qpos, (F, 1)), np.tile(self._qvel, (F, 1))  # (F·E, ...)
         state = np.tile(np.diag(self._uncertain**2), (F * E, 1, 1))  # its covariance
@@ -249,7 +262,8 @@ class Tracker:
         added[:, range(c.nv, n), range(c.nv, n)] = np.outer(drifts, self._change) ** 2
         added = np.repeat(added, E, axis=0)
         seen = np.repeat(np.stack([np.diag(s.noise**2) for s in supposed]), E, axis=0)
-        logged = np.tile(self.logged, (F, 1, 1))
+        given = self.logged if logged is None else logged
+        followed = np.broadcast_to(given, (F, *self.logged.shape)).reshape(F * E, T + 1, D)
         jump = D + JUMP * (2 * D) ** 0.5
         gain = np.zeros((F * E, T, n, D))
         root = np.tile(np.eye(D), (F * E, T, 1, 1))
@@ -268,7 +282,7 @@ class Tracker:
             ahead, behind = slice(1, 1 + n), slice(1 + n, S)
             went = (out[:, ahead] - out[:, behind]) / (2 * SPREAD)  # (F·E, n, n)
             showed = (told[:, ahead] - told[:, behind]) / (2 * SPREAD)  # (F·E, n, D)
-            nu = logged[:, t + 1] - told[:, 0]
+            nu = followed[:, t + 1] - told[:, 0]
             held = np.where(np.isfinite(nu), nu, 0.0)[..., None]  # (F·E, D, 1)
             covariance = showed.swapaxes(1, 2) @ showed + seen
             size = (held * np.linalg.solve(covariance, held)).sum(axis=1)  # (F·E, 1)
@@ -304,16 +318,35 @@ class Tracker:
             for t in self.terms
         }
 
-    def surprise(self, xi: Array, track: Track) -> Array:
-        """(N, K) candidates -> (N, E, T, D) innovations with the gains of a track, each over its
-        deviation; NaN where there is no data."""
+    def imagined(self, xi: Array, noise: Array, rng: np.random.Generator) -> Array:
+        """(N, E, T + 1, D) what robots of physics (N, K), begun where the log begins, would have
+        logged under its commands with white noise (D,); NaN after an episode's end."""
         N, E, c = len(xi), self.E, self._coordinates
+        engine, step = self._start(xi, 1)
+        data, logged = engine.data, np.full((N, E, self.T + 1, self.D), np.nan)
+        away = self._seen * rng.standard_normal((N * E, self.n))
+        data["qpos"][:] = c.moved(data["qpos"], away[:, : c.nv])
+        data["qvel"] += away[:, c.nv :]
+        logged[:, :, 0] = self.logged[:, 0]
+        for t in range(self.T):
+            step(t)
+            logged[:, :, t + 1] = self._read(engine).reshape(N, E, -1)
+        logged[:, :, 1:] += noise * rng.standard_normal(logged[:, :, 1:].shape)
+        logged[:, ~np.isfinite(self.logged)] = np.nan
+        return logged
+
+    def surprise(self, xi: Array, track: Track, logged: Array | None = None) -> Array:
+        """(N, K) candidates -> (N, E, T, D) innovations with the gains of a track, each over its
+        deviation; NaN where there is no data. Of the log, or of `logged` (N, E, T + 1, D), one for
+        each candidate."""
+        N, E, c = len(xi), self.E, self._coordinates
+        logged = self.logged if logged is None else logged
         engine, step = self._start(xi, 1)
         data = engine.data
         innovation = np.full((N, E, self.T, self.D), np.nan)
         for t in range(self.T):
             step(t)
-            nu = self.logged[:, t + 1] - self._read(engine).reshape(N, E, -1)
+            nu = logged[..., t + 1, :] - self._read(engine).reshape(N, E, -1)
             innovation[:, :, t] = nu
             held = np.where(np.isfinite(nu), nu, 0.0)
             moved = np.einsum("ead,ned->nea", track.gain[:, t], held).reshape(N * E, -1)

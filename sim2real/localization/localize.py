@@ -29,8 +29,8 @@ from pathlib import Path
 import numpy as np
 
 from sim2real import progress
-from sim2real.identification.identify import read_trajectories
 from sim2real.identification.plausibility import check_plausible
+from sim2real.identification.trajectories import read_trajectories
 from sim2real.identification.windows import Trajectory
 from sim2real.localization.findings import Localization
 from sim2real.localization.joints import ONE_JOINT, as_dynamics, rank_joints

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from sim2real.deploy.logs.npz import EpisodeLog
-from sim2real.identification.identify import _widened, explain, identify, read_trajectories
-from sim2real.identification.posterior import Posterior, at_the_edge
+from sim2real.identification.fit import _widened
+from sim2real.identification.identify import explain, identify, restricted
+from sim2real.identification.posterior import ALARM, Posterior, at_the_edge
+from sim2real.identification.trajectories import read_trajectories
 from sim2real.identification.windows import Observers, Trajectory
 from sim2real.simulation.robot import Robot
 from sim2real.simulation.worlds import Worlds
@@ -236,6 +238,31 @@ def test_what_is_no_posterior_is_refused(tmp_path, text):
         Posterior.load(tmp_path / "q.json")
 
 
+# Which method, which parameters
+
+
+def test_what_is_not_named_stays_nominal():
+    robot = restricted(HOPPER, ["torso_mass", "motor_strength"])
+    space = robot.space
+    fixed = [DAMPING, FRICTION, LATENCY]
+    np.testing.assert_array_equal(space.low[fixed], np.array(HOPPER.space.nominal)[fixed])
+    np.testing.assert_array_equal(space.high[fixed], np.array(HOPPER.space.nominal)[fixed])
+    true = np.array(HOPPER.space.nominal)
+    true[MASS], true[STRENGTH] = 1.4, 0.8
+    posterior = explain(robot, with_noise(excited(true)), **QUICK)
+    assert posterior.mean[MASS] == pytest.approx(1.4, abs=0.15)
+    assert posterior.mean[STRENGTH] == pytest.approx(0.8, abs=0.06)
+    np.testing.assert_array_equal(posterior.std[fixed], 0)
+    assert restricted(HOPPER, []) is HOPPER
+
+
+def test_names_that_are_none_are_refused():
+    with pytest.raises(InputError, match=r"no parameter 'torso_mas' \(did you mean 'torso_mass'"):
+        restricted(HOPPER, ["torso_mas"])
+    with pytest.raises(InputError, match=r"method 'grit' \(did you mean 'grid'\?\); it is fit or"):
+        explain(HOPPER, excited(ticks=20), method="grit")
+
+
 # Logs
 
 
@@ -249,10 +276,15 @@ def test_logs_of_a_run_are_read_with_commands_in_the_robots_order(logs):
         }
 
 
-def test_identify_takes_files_and_folders(logs):
-    one = identify(sorted(logs.glob("*.npz"))[0], "hopper")
+def test_identify_takes_files_and_folders_and_rings_where_no_physics_explains_them(logs, caplog):
+    with caplog.at_level(logging.WARNING):
+        one = identify(sorted(logs.glob("*.npz"))[0], "hopper")
     assert one.env == "hopper"
     assert one.windows > 0
+    assert np.isfinite(one.misfit)
+    assert one.outside == any("no ξ within the ranges" in r.getMessage() for r in caplog.records)
+    assert replace(one, misfit=ALARM + 1).outside
+    assert not replace(one, misfit=float("nan")).outside
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from sim2real.cli import main
-from sim2real.identification.identify import explain, read_trajectories
+from sim2real.identification.identify import explain
 from sim2real.identification.posterior import Posterior
+from sim2real.identification.trajectories import read_trajectories
 from sim2real.identification.windows import Observers, Trajectory
 from sim2real.localization.attribution import attribute, differences, motion, sensor_noise
 from sim2real.simulation.gap import Actuators, Gap, Sensor, Value

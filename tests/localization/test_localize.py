@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 from scipy import stats
 
-from sim2real.identification.identify import read_trajectories
+from sim2real.identification.trajectories import read_trajectories
 from sim2real.localization.localize import STAGES, localize
 from sim2real.simulation.edits import Edit
 from sim2real.simulation.gap import Actuators, Gap, Latency, Sensor
