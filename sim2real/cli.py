@@ -138,7 +138,9 @@ def _parser() -> argparse.ArgumentParser:
                    help="recordings of the same arm with a load of unknown mass")  # fmt: skip
     p.add_argument("--env", required=True, help="the robot that wrote them")
     p.add_argument("--out", help="default posterior.json, or arm.json of an arm, right here")
-    p.add_argument("--method", help="fit; or grid, exact and slow, for one or two parameters")
+    p.add_argument(
+        "--method", help="fit; grid, exact and slow, for one or two parameters; or neural"
+    )
     p.add_argument("--only", metavar="NAME[,NAME...]",
                    help="parameters that may differ, all others nominal; default all")  # fmt: skip
     p.add_argument(

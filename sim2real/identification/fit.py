@@ -13,6 +13,7 @@ from sim2real.identification.linearization import (
     Line,
     Normal,
     conditioned,
+    design,
     regressed,
     robust,
     within,
@@ -26,7 +27,7 @@ from sim2real.types import Array
 
 ROUNDS = 12
 """Linearisations at most."""
-WIDE = 2.0
+WIDE = 3.0
 """Deviations of the candidates over those of the posterior: what is rough is then averaged."""
 INFLATION = 1.2
 """Of the deviations at the end, for what is left of the roughness: chosen on five hoppers with
@@ -58,7 +59,8 @@ def fit(
 
     Args:
         episodes: logged episodes of one robot.
-        candidates: N, physics that are held against the logs in a round; at least K + 2.
+        candidates: physics that are held against the logs in a round, about so many: in pairs, and
+            eight for each parameter at least.
         rounds: at most; fewer where ξ no longer moves.
 
     Raises:
@@ -82,10 +84,10 @@ def fit(
         if len(tracks) == 2 and tracks[1].log_likelihood > track.log_likelihood + BETTER:
             track = tracks[1]
         report(round_, {"drift": track.supposed.drift})
-        xi = _drawn(belief, low, high, max(candidates, space.K + 2), rng)
-        surprise = tracker.surprise(xi, track)  # (N, E, T, D)
+        pairs = design(belief, low, high, candidates, rng)
+        surprise = tracker.surprise(pairs.xi, track)  # (N, E, T, D)
         there = np.asarray(np.isfinite(surprise).all(axis=0))
-        line = regressed(xi, surprise[:, there], rng)
+        line = regressed(pairs, surprise[:, there], rng)
         now = conditioned(line, prior)
         mean = np.clip(now.mean, low, high)
         deviation, before = (np.sqrt(np.diag(x.covariance)) for x in (now, belief))
@@ -113,14 +115,6 @@ def _other(track: Track, turn: int) -> Supposed:
     return track.supposed._replace(noise=track.noise)
 
 
-def _drawn(belief: Normal, low: Array, high: Array, n: int, rng: np.random.Generator) -> Array:
-    """(n, K) candidates around a belief; what falls beyond an end comes back as far inside."""
-    xi = rng.multivariate_normal(belief.mean, belief.covariance, n, method="eigh")
-    xi = np.where(xi < low, 2 * low - xi, xi)
-    xi = np.where(xi > high, 2 * high - xi, xi)
-    return np.clip(xi, low, high)
-
-
 def _posterior(
     tracker: Tracker, line: Line, prior: Normal, track: Track, there: Array,
     rng: np.random.Generator,
@@ -128,10 +122,10 @@ def _posterior(
     robot, space = tracker.robot, tracker.robot.space
     low, high = np.array(space.low, float), np.array(space.high, float)
     windows = windows_of(tracker, there)
-    final = robust(line, prior, windows.number)
-    final = final._replace(covariance=INFLATION**2 * final.covariance)
-    xi = within(final, prior, low, high, SAMPLES, rng)
-    xi = _widened(xi, *_profiles(tracker, track, np.clip(final.mean, low, high)), rng)
+    said = robust(line, prior, windows.number, INFLATION)
+    mean = np.clip(said.with_prior(prior).mean, low, high)
+    xi = within(said, prior, low, high, SAMPLES, rng)
+    xi = _widened(xi, *_profiles(tracker, track, mean), rng)
     for k, parameter in enumerate(space.parameters):
         if parameter.field == "actuator_delay":  # worlds round it to physics steps
             step = 1000 * float(robot.model.opt.timestep)
@@ -140,7 +134,7 @@ def _posterior(
     for fold in range(FOLDS):
         mine = windows.fold == fold
         unseen[mine] = line.at(conditioned(line, prior, ~mine).mean)[mine]
-    ends = np.stack([np.clip(final.mean, low, high), np.array(space.nominal, float)])
+    ends = np.stack([mean, np.array(space.nominal, float)])
     surprise = tracker.surprise(ends, track)
     seen = evidence(windows.sums(unseen, track), windows.sums(surprise[1][there], track))
     return Posterior(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sim2real import progress
-from sim2real.identification import fit, grid
+from sim2real.identification import fit, grid, neural
 from sim2real.identification.posterior import Posterior, at_the_edge
 from sim2real.identification.predictive import check
 from sim2real.identification.trajectories import read_trajectories
@@ -29,7 +29,11 @@ class Method(NamedTuple):
     """That it reports."""
 
 
-METHODS = {"fit": Method(fit.fit, fit.ROUNDS), "grid": Method(grid.grid, grid.ROUNDS)}
+METHODS = {
+    "fit": Method(fit.fit, fit.ROUNDS),
+    "grid": Method(grid.grid, grid.ROUNDS),
+    "neural": Method(neural.neural, neural.STEPS),
+}
 
 
 def method_named(name: str) -> Method:
@@ -46,7 +50,7 @@ def identify(
     """ξ of the robot `env` from NPZ logs: files, folders of them, or several.
 
     Args:
-        method: `fit`, or `grid` for one or two parameters.
+        method: `fit`; `grid` for one or two parameters; or `neural`, with the extra `sbi`.
         only: names of the parameters that may differ from the nominal; all where empty.
 
     Raises:

@@ -52,101 +52,175 @@ class Normal(NamedTuple):
     covariance: Array
 
 
+class Design(NamedTuple):
+    """Candidates in pairs, one on each side of a center."""
+
+    center: Array
+    """(K,)"""
+    away: Array
+    """(P, K) from the center, to the one and, with the other sign, to the other."""
+    radius: Array
+    """(P,) how far, in deviations per direction."""
+
+    @property
+    def xi(self) -> Array:
+        """(2·P, K)"""
+        return np.concatenate([self.center + self.away, self.center - self.away])
+
+
+def design(belief: Normal, low: Array, high: Array, n: int, rng: np.random.Generator) -> Design:
+    """About n candidates with the spread of a belief, inside the ranges.
+
+    Pairs, for what is curved then stays out of the slopes; each block of them along orthogonal
+    directions, randomly turned, so that its spread is exact (Genz and Monahan 1998); and near as
+    well as far ones, from which the value at the center follows without what curvature adds.
+    """
+    free = np.flatnonzero(high > low)
+    F = len(free)
+    values, vectors = np.linalg.eigh(belief.covariance[np.ix_(free, free)])
+    root = (vectors * np.sqrt(np.maximum(values, 0.0))).T  # (F, F), a row for each direction
+    blocks = max(LEAST_BLOCKS, round(n / (2 * F)))
+    near = rng.uniform(*NEAR, (blocks + 1) // 2)
+    square = np.column_stack([near, 2 - near]).ravel()[:blocks]
+    away = np.zeros((blocks * F, len(low)))
+    for b in range(blocks):
+        turn = np.linalg.qr(rng.standard_normal((F, F))).Q
+        away[b * F : (b + 1) * F, free] = (square[b] * F) ** 0.5 * turn @ root
+    extent = np.abs(away).max(axis=0)
+    fits = np.minimum(1.0, (high - low) / 2 / np.where(extent > 0, extent, 1.0))
+    center = np.clip(belief.mean, low + fits * extent, np.maximum(high - fits * extent, low))
+    return Design(center, fits * away, np.sqrt(np.repeat(square, F)))
+
+
+LEAST_BLOCKS = 4
+NEAR = (0.05, 0.45)
+"""Squares of the near radii; those of the far ones are 2 less that, and 1 in the mean."""
 FAR = 3.0
-"""Times the median by which a candidate may be missed."""
+"""Times the median by which a pair may be missed."""
+HARDLY = 0.01
+"""Deviations of the noise, root mean square, by which any pair may be missed."""
 SHUFFLES = 12
-"""Of the candidates, to see what chance makes of the information in a direction."""
+"""Of the pairs, to see what chance makes of the information in a direction."""
 
 
-def regressed(xi: Array, r: Array, rng: np.random.Generator) -> Line:
-    """The line through candidates (N, K) and their surprises (N, M); N must exceed K + 1.
+def regressed(tried: Design, r: Array, rng: np.random.Generator) -> Line:
+    """The line through candidates and their surprises (2·P, M).
 
-    Candidates that the line misses by far more than the others, since a contact came that came to
+    Half the difference of a pair has no part that is even in ξ: it gives the slopes. Half their sum
+    has none that is odd: over the square of the radius it gives the value at the center.
+
+    Pairs that the line misses by far more than the others, since a contact came that came to
     no other, are left out, a quarter at most.
 
-    A slope that N points give is off by chance, and thousands of surprises add that up to
+    A slope that P pairs give is off by chance, and thousands of surprises add that up to
     information which is none. How much, what is left of the line says, shuffled among the
-    candidates (Freedman and Lane 1983), for surprises of one world are not independent. In
+    pairs (Freedman and Lane 1983), for surprises of one world are not independent. In
     directions where the slopes together are not larger than that, they are taken for zero;
     elsewhere they are shrunk accordingly.
     """
-    missed = _missed(xi, r)
-    near = missed <= max(FAR * np.median(missed), np.quantile(missed, 0.75))
-    if near.sum() >= xi.shape[1] + 2:
-        xi, r = xi[near], r[near]
-    N, K = xi.shape
-    center, value = xi.mean(axis=0), r.mean(axis=0)
-    x, y = xi - center, r - value
+    P = len(tried.away)
+    x, square = tried.away, tried.radius**2
+    odd, even = (r[:P] - r[P:]) / 2, (r[:P] + r[P:]) / 2
+    missed = _missed(x, odd)
+    near = missed <= max(
+        FAR * np.median(missed), np.quantile(missed, 0.75), HARDLY * odd[0].size ** 0.5
+    )
+    x, odd, square, even = x[near], odd[near], square[near], even[near]
+    used, F = len(x), int((np.abs(x).max(axis=0) > 0).sum())
+    value = np.linalg.lstsq(np.column_stack([np.ones(used), square]), even, rcond=None)[0][0]
     left_, size, right = np.linalg.svd(x, full_matrices=False)
-    there = size > 1e-9 * size.max()
-    slope = left_.T @ y  # (K, M) in directions in which chance is alike
+    there = size > 1e-9 * size.max(initial=1e-300)
+    slope = left_.T @ odd  # (K, M) in directions in which chance is alike
     slope[~there] = 0.0
-    rest = y - left_ @ slope
-    left = np.square(rest).sum(axis=0) / (N - K - 1)
+    rest = odd - left_ @ slope
+    left = 2 * np.square(rest).sum(axis=0) / (used - F)  # half a difference has half the variance
     weight = 1.0 / (1.0 + left)
     values, vectors = np.linalg.eigh((slope * weight) @ slope.T)
-    shuffled = [left_.T @ rest[rng.permutation(N)] for _ in range(SHUFFLES)]
+    signs = rng.choice([-1.0, 1.0], (SHUFFLES, used, 1))
+    shuffled = [left_.T @ (sign * rest)[rng.permutation(used)] for sign in signs]
     largest = [np.linalg.eigvalsh((none * weight) @ none.T)[-1] for none in shuffled]
-    chance = float(np.mean(largest)) * (N - 1) / (N - K - 1)
+    chance = float(np.mean(largest)) * used / (used - F)
     kept = np.sqrt(np.clip(1 - chance / np.maximum(values, 1e-300), 0.0, 1.0))
     slope = (vectors * kept) @ vectors.T @ slope
     back = np.where(there, 1 / np.where(there, size, 1.0), 0.0)
-    return Line(center, value, (right.T * back) @ slope, left)
+    return Line(tried.center, value, (right.T * back) @ slope, left)
 
 
-def _missed(xi: Array, r: Array) -> Array:
-    """(N,) by how much the least-squares line misses each candidate, its leverage accounted for."""
-    x = np.column_stack([np.ones(len(xi)), xi - xi.mean(axis=0)])
-    q = np.linalg.qr(x / np.maximum(np.abs(x).max(axis=0), 1e-300)).Q
-    rest = r - q @ (q.T @ r)
-    return np.sqrt(np.square(rest).sum(axis=1) / np.maximum(1 - np.square(q).sum(axis=1), 1e-3))
+def _missed(x: Array, odd: Array) -> Array:
+    """(P,) by how much the line misses each pair, its leverage accounted for."""
+    x = x[:, np.abs(x).max(axis=0) > 0]
+    q = np.linalg.qr(x / np.abs(x).max(axis=0, initial=1e-300)).Q
+    lever = np.maximum(1 - np.square(q).sum(axis=1), 0.1)
+    return np.sqrt(np.square(odd - q @ (q.T @ odd)).sum(axis=1) / lever)
+
+
+class Information(NamedTuple):
+    """What a log says of ξ, without a prior: the log-likelihood -½ dᵀ H d + gᵀ d of d = ξ - center.
+    It may say nothing in some directions."""
+
+    center: Array
+    """(K,)"""
+    precision: Array
+    """(K, K) H"""
+    pull: Array
+    """(K,) g"""
+
+    def with_prior(self, prior: Normal) -> Normal:
+        """The posterior."""
+        known = np.linalg.inv(prior.covariance)
+        covariance = np.linalg.inv(self.precision + known)
+        pull = self.pull + known @ (prior.mean - self.center)
+        return Normal(self.center + covariance @ pull, (covariance + covariance.T) / 2)
+
+
+def information(line: Line, use: Array | None = None) -> Information:
+    """From the surprises `use` (M,) bool alone where given."""
+    weight = line.weight if use is None else line.weight * use
+    scaled = line.slope * weight
+    return Information(line.center, scaled @ line.slope.T, -scaled @ line.value)
 
 
 def conditioned(line: Line, prior: Normal, use: Array | None = None) -> Normal:
     """The posterior, from the surprises `use` (M,) bool alone where given."""
-    weight = line.weight if use is None else line.weight * use
-    scaled = line.slope * weight
-    known = np.linalg.inv(prior.covariance)
-    precision = known + scaled @ line.slope.T
-    pull = known @ prior.mean + scaled @ (line.center @ line.slope - line.value)
-    covariance = np.linalg.inv(precision)
-    return Normal(covariance @ pull, (covariance + covariance.T) / 2)
+    return information(line, use).with_prior(prior)
 
 
-def robust(line: Line, prior: Normal, window: Array) -> Normal:
-    """The posterior with the spread that the scores have over windows, where that is the larger
-    one; `window` (M,) numbers them.
+def robust(line: Line, prior: Normal, window: Array, inflation: float = 1.0) -> Information:
+    """What a log says where windows count as often as their scores show; `window` (M,) numbers
+    them.
 
-    H⁻¹ (S + Λ) H⁻¹ with H the precision, Λ the prior's, and S the scores' covariance over W windows
-    times W / (W - K), for K of their degrees of freedom went into the mean.
+    Under a right model the scores' covariance over W windows, times W / (W - K), for K of their
+    degrees of freedom went into the mean, is H. In principal directions of H, with ξ in deviations
+    of the prior, in which the scores spread more, H is less by so much, and by `inflation`² in all.
+    Where the log-likelihood is highest stays.
     """
-    K, fit = len(line.center), conditioned(line, prior)
-    score = line.slope * line.weight * line.at(fit.mean)  # (K, M)
+    K, said = len(line.center), information(line)
+    at = said.with_prior(prior).mean
+    score = line.slope * line.weight * line.at(at)  # (K, M)
     names, which = np.unique(window, return_inverse=True)
-    total = np.zeros((len(names), K))
-    np.add.at(total, which, score.T)
     W = len(names)
-    spread = total.T @ total * W / max(W - K, 1)
-    known = np.linalg.inv(prior.covariance)
-    scores = np.diag(fit.covariance @ (spread + known) @ fit.covariance)
-    more = np.sqrt(np.maximum(scores / np.diag(fit.covariance), 1.0))
-    return Normal(fit.mean, fit.covariance * np.outer(more, more))
+    total = np.zeros((W, K))
+    np.add.at(total, which, score.T)
+    unit = np.sqrt(np.diag(prior.covariance))
+    values, vectors = np.linalg.eigh(said.precision * np.outer(unit, unit))
+    spread = np.square(total @ (unit[:, None] * vectors)).sum(axis=0) * W / max(W - K, 1)
+    more = inflation**2 * np.maximum(spread / np.maximum(values, 1e-9), 1.0)
+    back = vectors / unit[:, None]
+    precision = (back * (np.maximum(values, 0.0) / more)) @ back.T
+    pull = back @ (vectors.T @ (unit * said.pull) / more)
+    return Information(line.center, precision, pull)
 
 
 def within(
-    posterior: Normal, prior: Normal, low: Array, high: Array, n: int, rng: np.random.Generator
+    said: Information, prior: Normal, low: Array, high: Array, n: int, rng: np.random.Generator
 ) -> Array:
-    """(n, K) draws of ξ in the box, where the prior is flat instead of normal.
-
-    `posterior` came from `prior`, whose part is taken out again. What is left is a normal density
-    cut at the box's sides, drawn coordinate by coordinate (Gibbs; Geweke 1991).
-    """
-    here, before = np.linalg.inv(posterior.covariance), np.linalg.inv(prior.covariance)
-    values, vectors = np.linalg.eigh(here - before)
-    precision = (vectors * np.maximum(values, 0.0)) @ vectors.T
-    pull = here @ posterior.mean - before @ prior.mean
+    """(n, K) draws of ξ in the box, where the prior is flat: a normal density cut at the box's
+    sides, drawn coordinate by coordinate (Gibbs; Geweke 1991), from where a normal prior would put
+    it on."""
+    precision, pull = said.precision, said.pull + said.precision @ said.center
+    begin = said.with_prior(prior)
     width = high - low
-    drawn = rng.multivariate_normal(posterior.mean, posterior.covariance, n, method="eigh")
+    drawn = rng.multivariate_normal(begin.mean, begin.covariance, n, method="eigh")
     x = np.clip(drawn, low, high)
     for _ in range(SWEEPS):
         for k in np.flatnonzero(width > 0):

@@ -62,6 +62,9 @@ class Posterior:
     """How much longer what surprises in the log lasts than in those of robots of this posterior, in
     their deviations (`predictive.py`); NaN where it was not checked."""
 
+    calibration: float = float("nan")
+    """p-value of uniform ranks on simulated robots (`neural.py`); NaN where nothing was learned."""
+
     @property
     def mean(self) -> Array:
         """(K,)"""

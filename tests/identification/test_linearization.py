@@ -7,8 +7,11 @@ import pytest
 from scipy import stats
 
 from sim2real.identification.linearization import (
+    Information,
     Normal,
     conditioned,
+    design,
+    information,
     regressed,
     robust,
     within,
@@ -33,9 +36,55 @@ def problem(seed, size=1.0, together=1):
     return truth, slope, noise, surprise
 
 
+def pairs(seed=0, n=40):
+    return design(PRIOR, LOW, HIGH, n, np.random.default_rng(seed))
+
+
 def line(surprise, seed=0, n=40):
-    xi = np.random.default_rng(seed).uniform(LOW, HIGH, (n, K))
-    return regressed(xi, surprise(xi), np.random.default_rng(1))
+    tried = pairs(seed, n)
+    return regressed(tried, surprise(tried.xi), np.random.default_rng(1))
+
+
+def test_candidates_lie_in_pairs_as_wide_as_what_is_believed():
+    root = np.array([[0.1, 0.0, 0.0], [0.1, 0.2, 0.0], [0.0, -0.1, 0.3]])
+    belief = Normal(np.array([0.5, 0.1, 3.0]), 0.1 * root @ root.T)
+    tried = design(belief, LOW, HIGH, 60, np.random.default_rng(0))
+    assert tried.xi.shape == (60, K)
+    np.testing.assert_allclose(tried.xi.mean(axis=0), belief.mean, atol=1e-12)
+    np.testing.assert_allclose(np.cov(tried.xi.T, bias=True), belief.covariance, atol=1e-12)
+    assert (tried.xi > LOW).all()
+    assert (tried.xi < HIGH).all()
+
+
+def test_candidates_stay_in_the_ranges_and_a_point_stays_one():
+    low, high = LOW.copy(), HIGH.copy()
+    low[1] = high[1] = 0.3
+    belief = Normal(np.array([0.99, 0.3, 2.0]), np.diag([0.2, 1e-18, 0.01]))
+    tried = design(belief, low, high, 60, np.random.default_rng(0))
+    assert (tried.xi >= low - 1e-12).all()
+    assert (tried.xi <= high + 1e-12).all()
+    assert (tried.xi[:, 1] == 0.3).all()
+    assert np.ptp(tried.xi[:, 0]) > 0.9  # wider than the range: as wide as that
+
+
+def test_what_is_curved_stays_out_of_the_slopes_and_of_the_value_at_the_center():
+    _, slope, _, surprise = problem(4)
+    rng = np.random.default_rng(0)
+    curved = rng.standard_normal((K, K, M))
+    belief = Normal(PRIOR.mean, PRIOR.covariance / 9)
+    tried = design(belief, LOW, HIGH, 40, rng)
+
+    def bent(xi):
+        away = xi - belief.mean
+        return surprise(xi) + np.einsum("ni,nj,ijm->nm", away, away, curved)
+
+    found = regressed(tried, bent(tried.xi), rng)
+    np.testing.assert_allclose(found.slope, slope, atol=1e-9)
+    np.testing.assert_allclose(found.value, surprise(belief.mean)[0], atol=1e-9)
+    at = rng.multivariate_normal(belief.mean, belief.covariance, 40)  # the control arm: anywhere
+    r = bent(at)
+    plain = np.linalg.lstsq(at - at.mean(axis=0), r - r.mean(axis=0), rcond=None)[0]
+    assert np.abs(plain - slope).max() > 0.1
 
 
 def test_a_line_is_found_and_nothing_is_left():
@@ -48,19 +97,20 @@ def test_a_line_is_found_and_nothing_is_left():
 
 def test_what_is_no_line_is_left_over_as_its_variance():
     rng = np.random.default_rng(0)
-    xi = rng.uniform(LOW, HIGH, (4_000, K))
-    r = xi[:, :1] + 0.3 * rng.standard_normal((4_000, 5))
-    np.testing.assert_allclose(regressed(xi, r, rng).left, 0.09, rtol=0.1)
+    tried = pairs(n=4_000)
+    r = tried.xi[:, :1] + 0.3 * rng.standard_normal((len(tried.xi), 5))
+    np.testing.assert_allclose(regressed(tried, r, rng).left, 0.09, rtol=0.1)
 
 
 def test_a_candidate_that_went_astray_is_left_out():
     _, slope, _, surprise = problem(3)
     rng = np.random.default_rng(0)
-    xi = rng.uniform(LOW, HIGH, (40, K))
-    r = surprise(xi) + 0.01 * rng.standard_normal((40, M))
+    tried = pairs()
+    r = surprise(tried.xi)
+    r = r + 0.01 * rng.standard_normal(r.shape)
     astray = r.copy()
     astray[[3, 17]] += 20 * rng.standard_normal((2, M))
-    got, right = (regressed(xi, x, rng) for x in (astray, r))
+    got, right = (regressed(tried, x, rng) for x in (astray, r))
     np.testing.assert_allclose(got.slope, slope, atol=0.05)
     np.testing.assert_allclose(got.slope, right.slope, atol=0.05)
     assert got.left.max() < 0.01
@@ -70,12 +120,13 @@ def test_chance_in_the_slopes_is_no_information():
     """Rough surprises on which ξ has no influence at all, and on which one of three has."""
     rng = np.random.default_rng(1)
     for told in ([], [1]):
-        xi = rng.uniform(LOW, HIGH, (32, K))
-        rough = np.repeat(rng.standard_normal((32, 50)), 100, axis=1)  # alike in runs of 100
+        tried = pairs(n=36)
+        xi = tried.xi
+        rough = np.repeat(rng.standard_normal((len(xi), 50)), 100, axis=1)  # alike in runs of 100
         r = rng.standard_normal((1, 5_000)) + 0.5 * rough
         for k in told:
             r += 0.3 * xi[:, k : k + 1] * rng.standard_normal((1, 5_000))
-        std = np.sqrt(np.diag(conditioned(regressed(xi, r, rng), PRIOR).covariance))
+        std = np.sqrt(np.diag(conditioned(regressed(tried, r, rng), PRIOR).covariance))
         share = std / np.sqrt(np.diag(PRIOR.covariance))
         for k in range(K):
             assert (share[k] < 0.4) if k in told else (share[k] > 0.55)
@@ -98,7 +149,8 @@ def test_the_posterior_is_that_of_bayesian_regression():
 
 def test_without_a_slope_the_prior_stays():
     found = line(lambda xi: np.zeros((len(xi), M)))
-    for posterior in (conditioned(found, PRIOR), robust(found, PRIOR, np.arange(M) // 20)):
+    said = robust(found, PRIOR, np.arange(M) // 20)
+    for posterior in (conditioned(found, PRIOR), said.with_prior(PRIOR)):
         np.testing.assert_allclose(posterior.mean, PRIOR.mean)
         np.testing.assert_allclose(posterior.covariance, PRIOR.covariance, atol=1e-12)
 
@@ -113,8 +165,9 @@ def test_the_robust_spread_covers_where_the_plain_one_claims_too_much(size, toge
         truth, _, _, surprise = problem(seed, size, together)
         found = line(surprise)
         posteriors = {
-            "robust": robust(found, PRIOR, np.arange(M) // 10), "plain": conditioned(found, PRIOR)
-        }  # fmt: skip
+            "robust": robust(found, PRIOR, np.arange(M) // 10).with_prior(PRIOR),
+            "plain": conditioned(found, PRIOR),
+        }
         for name, p in posteriors.items():
             z = np.abs(p.mean - truth) / np.sqrt(np.diag(p.covariance))
             inside[name] += int((z < stats.norm.ppf(0.95)).sum())
@@ -124,6 +177,18 @@ def test_the_robust_spread_covers_where_the_plain_one_claims_too_much(size, toge
         assert 0.85 <= share["plain"] <= 0.95
     else:
         assert share["plain"] <= 0.75
+
+
+def test_what_is_made_wider_keeps_its_summit():
+    """Also in a direction that the log hardly tells, where a posterior is led by its prior."""
+    _, _, _, surprise = problem(6)
+    found = line(surprise)
+    weak = found._replace(slope=found.slope * np.array([[1e-3], [1.0], [1.0]]))
+    windows = np.arange(M) // 10
+    plain, wide = information(weak), robust(weak, PRIOR, windows, 3.0)
+    summits = [x.center + np.linalg.solve(x.precision, x.pull) for x in (plain, wide)]
+    np.testing.assert_allclose(summits[0], summits[1], rtol=1e-6)
+    assert np.linalg.eigvalsh(plain.precision / 8.9 - wide.precision).min() > -1e-6
 
 
 def test_only_what_is_used_counts():
@@ -141,10 +206,9 @@ def test_draws_in_the_box_are_the_normal_cut_at_its_sides():
     rng = np.random.default_rng(0)
     known = np.linalg.inv(np.array([[0.05, 0.04, 0.0], [0.04, 0.05, 0.0], [0.0, 0.0, 0.02]]))
     mean = np.array([1.05, 0.9, 2.2])  # beyond one side, near two others
-    prior = np.linalg.inv(PRIOR.covariance)
-    covariance = np.linalg.inv(known + prior)
-    posterior = Normal(covariance @ (known @ mean + prior @ PRIOR.mean), covariance)
-    got = within(posterior, PRIOR, LOW, HIGH, 20_000, rng)
+    center = np.array([0.5, 0.0, 3.0])
+    said = Information(center, known, known @ (mean - center))
+    got = within(said, PRIOR, LOW, HIGH, 20_000, rng)
     assert ((got >= LOW) & (got <= HIGH)).all()
     free = rng.multivariate_normal(mean, np.linalg.inv(known), 400_000)
     free = free[((free >= LOW) & (free <= HIGH)).all(axis=1)]
@@ -153,7 +217,8 @@ def test_draws_in_the_box_are_the_normal_cut_at_its_sides():
 
 
 def test_draws_of_what_nothing_is_known_of_fill_the_range():
-    got = within(PRIOR, PRIOR, LOW, HIGH, 4_000, np.random.default_rng(0))
+    nothing = Information(LOW, np.zeros((K, K)), np.zeros(K))
+    got = within(nothing, PRIOR, LOW, HIGH, 4_000, np.random.default_rng(0))
     for k in range(K):
         assert stats.kstest((got[:, k] - LOW[k]) / (HIGH[k] - LOW[k]), "uniform").pvalue > 0.01
 
@@ -162,6 +227,7 @@ def test_a_range_of_one_point_stays_there():
     low, high = LOW.copy(), HIGH.copy()
     low[1] = high[1] = 0.3
     prior = Normal((low + high) / 2, np.diag([1 / 12, 1e-18, 4 / 12]))
-    got = within(prior, prior, low, high, 100, np.random.default_rng(0))
+    nothing = Information(low, np.zeros((K, K)), np.zeros(K))
+    got = within(nothing, prior, low, high, 100, np.random.default_rng(0))
     np.testing.assert_array_equal(got[:, 1], 0.3)
     assert np.ptp(got[:, 0]) > 0.5

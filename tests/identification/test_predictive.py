@@ -16,7 +16,7 @@ from sim2real.simulation.robot import Robot
 ROBOT = restricted(Robot.load("inverted_pendulum"), ["cart_mass", "motor_strength"])
 OUTSIDE = {
     "play": Gap(actuators=Actuators(backlash=0.4)),
-    "stiction": Gap(actuators=Actuators(stiction=0.3)),
+    "stiction": Gap(actuators=Actuators(stiction=0.5)),
     "a bent sensor": Gap(sensors={"pole_angle": Sensor(bias=0.05)}),
 }
 

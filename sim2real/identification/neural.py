@@ -1,0 +1,179 @@
+"""ξ from logs by neural posterior estimation: a density learned from simulated logs (extra `sbi`).
+
+`fit.py` says where ξ is, and takes it for normal. Here that is only the beginning: robots are
+drawn far around it (a truncated prior; Deistler, Goncalves and Macke 2022), each is simulated under
+the commands of the log, and a normalising flow q(ξ | x) learns which ξ goes with which log
+(Papamakarios and Murray 2016; Greenberg, Nonnenmacher and Macke 2019). Any shape of density can
+come of it. x is the score of the log where `fit` ended, a number for each parameter (Alsing,
+Wandelt and Feeney 2018), and the size of what surprises every sensor.
+
+Simulated robots also tell whether it is right: under a calibrated posterior, the rank of the true ξ
+among draws is uniform (simulation-based calibration, Talts and others 2018).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from sim2real import progress
+from sim2real.identification import fit
+from sim2real.identification.posterior import Posterior
+from sim2real.identification.tracking import Supposed, Track, Tracker
+from sim2real.identification.trajectories import follower
+from sim2real.identification.windows import Trajectory
+from sim2real.simulation.robot import Robot
+from sim2real.types import Array, InputError
+
+SIMULATIONS = 2000
+"""Robots that the flow learns from."""
+CHECKED = 200
+"""Further robots, for the calibration."""
+AROUND = 6.0
+"""Deviations of the fit within which robots are drawn."""
+AT_ONCE = 50
+"""Robots that are simulated side by side."""
+DRAWS = 200
+"""Of ξ for each robot of the calibration."""
+STEPS = fit.ROUNDS + (SIMULATIONS + CHECKED) // AT_ONCE + 2
+
+log = logging.getLogger(__name__)
+
+
+def neural(
+    robot: Robot, episodes: Sequence[Trajectory], *, simulations: int = SIMULATIONS, seed: int = 0,
+    report: progress.Report = progress.silent,
+) -> Posterior:  # fmt: skip
+    """The posterior over ξ that a normalising flow learned.
+
+    Args:
+        episodes: logged episodes of one robot.
+        simulations: robots that the flow learns from, at least 200.
+
+    Raises:
+        InputError: the extra `sbi` is not installed, too few simulations, or as `fit`.
+
+    Warns, in the log of the program, of a flow that is not calibrated.
+    """
+    _extra()
+    if simulations < 200:
+        raise InputError(f"simulations {simulations}: a density is learned from 200 at least")
+    begun = fit.fit(robot, episodes, seed=seed, report=report)
+    tracker, rng = follower(robot, episodes), np.random.default_rng([seed, 7])
+    noise = np.array([begun.noise[name] for name in tracker.columns])
+    track = tracker.follow(begun.mean, [Supposed(begun.drift, noise)])[0]
+    low = np.maximum(begun.low, begun.mean - AROUND * begun.std)
+    high = np.minimum(begun.high, begun.mean + AROUND * begun.std)
+    free = high > low
+    N = simulations + CHECKED
+    xi = low + (high - low) * rng.random((N, len(low)))
+    there = np.isfinite(track.innovation)
+    surprise = np.empty((N, int(there.sum())), np.float32)
+    at = np.broadcast_to(begun.mean, xi.shape)
+    for first in range(0, N, AT_ONCE):
+        some = slice(first, min(first + AT_ONCE, N))
+        logs = tracker.imagined(xi[some], noise, rng)
+        surprise[some] = tracker.surprise(at[some], track, logs)[:, there]
+        report(fit.ROUNDS + 1 + first // AT_ONCE, {"simulated": float(some.stop)})
+    unit = ((xi - low) / np.where(free, high - low, 1.0))[:, free]
+    own = tracker.surprise(begun.mean[None], track)[:, there].astype(np.float32)
+    score = Score(unit[:simulations], surprise[:simulations], _terms(tracker, track, there))
+    drawn, calibration = _learned(
+        unit, score(surprise), score(own)[0], simulations, len(begun.samples), seed
+    )
+    report(STEPS, {"calibration": calibration})
+    if calibration < 0.05:
+        log.warning(
+            "%s: the neural posterior is not calibrated on simulated robots (the least p-value of "
+            "uniform ranks, times the parameters, is %.2g); raise `simulations`, or take `fit`",
+            robot.name, calibration,
+        )  # fmt: skip
+    samples = np.tile(begun.mean, (len(drawn), 1))
+    samples[:, free] = low[free] + drawn * (high - low)[free]
+    found = replace(
+        begun, samples=samples, weights=np.full(len(drawn), 1.0 / len(drawn)),
+        calibration=calibration,
+    )  # fmt: skip
+    last = tracker.surprise(found.mean[None], track)[0]
+    return replace(found, residual=tracker.residual(last, track))
+
+
+class Score:
+    """What a log says of ξ at one point: the weighted slope of its surprises over ξ."""
+
+    def __init__(self, xi: Array, surprise: Array, terms: Array) -> None:
+        x = xi - xi.mean(axis=0)
+        self._terms = terms
+        self._mean = surprise.mean(axis=0)
+        slope = np.linalg.lstsq(x, surprise - self._mean, rcond=None)[0]  # (K, M)
+        left = np.square(surprise - self._mean - x @ slope).mean(axis=0)
+        self._weighted = slope / left
+
+    def __call__(self, surprise: Array) -> Array:
+        """(N, M) -> (N, K + terms)"""
+        score = (surprise - self._mean) @ self._weighted.T
+        sizes = [
+            np.log(np.square(surprise[:, self._terms == k]).mean(axis=1) + 1e-12)
+            for k in range(int(self._terms.max()) + 1)
+        ]
+        return np.column_stack([score, *sizes])
+
+
+def _terms(tracker: Tracker, track: Track, there: Array) -> Array:
+    """(M,) which term each surprise is of."""
+    names = list(dict.fromkeys(tracker.columns))
+    number = np.array([names.index(name) for name in tracker.columns])
+    return np.broadcast_to(number, track.innovation.shape)[there]
+
+
+def _learned(
+    unit: Array, x: Array, own: Array, simulations: int, draws: int, seed: int
+) -> tuple[Array, float]:
+    """Draws (S, K) of ξ, in shares of the box, given x = own, and the calibration's p-value."""
+    import torch
+    from sbi.diagnostics import check_sbc, run_sbc
+    from sbi.inference import NPE
+    from sbi.utils import BoxUniform
+
+    def tensor(values: Array) -> torch.Tensor:
+        return torch.as_tensor(np.asarray(values), dtype=torch.float32)
+
+    center, size = x[:simulations].mean(axis=0), x[:simulations].std(axis=0) + 1e-9
+    x, own = (x - center) / size, (own - center) / size
+    K = unit.shape[1]
+    state = torch.random.get_rng_state()
+    with contextlib.ExitStack() as quiet:  # what sbi prints and warns of is about its own insides
+        quiet.callback(torch.random.set_rng_state, state)
+        quiet.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        quiet.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        torch.manual_seed(seed)
+        prior = BoxUniform(torch.zeros(K), torch.ones(K))
+        learner = NPE(prior=prior, density_estimator="mdn", show_progress_bars=False)
+        learner.append_simulations(tensor(unit[:simulations]), tensor(x[:simulations]))
+        learner.train(training_batch_size=100)
+        posterior: Any = learner.build_posterior()
+        held = tensor(unit[simulations:]), tensor(x[simulations:])
+        ranks, averaged = run_sbc(
+            *held, posterior, num_posterior_samples=DRAWS, show_progress_bar=False
+        )
+        checked = check_sbc(ranks, held[0], averaged, num_posterior_samples=DRAWS)
+        drawn = posterior.sample((draws,), x=tensor(own), show_progress_bars=False)
+    least = float(checked["ks_pvals"].min())
+    return drawn.numpy().astype(float), min(1.0, K * least)
+
+
+def _extra() -> None:
+    try:
+        import sbi  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    except ImportError:
+        raise InputError(
+            'the method "neural" needs the extra sbi: pip install "sim2real[sbi]"'
+        ) from None
