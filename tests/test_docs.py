@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import mujoco
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from sim2real import content, schema
@@ -276,6 +277,18 @@ def test_the_bridges_go_into_a_program_of_ones_own(tmp_path, monkeypatch):
     exec(code.replace("100_000", "2_000"), names)
     assert names["robust"].num_timesteps >= 2_000
     assert names["corrected"].replay_buffer.correction.active
+
+
+def test_a_start_is_learned_from_which_a_few_steps_go_far(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(
+        r"^```python meta.py\n(.*?)^```$", PAGES["recipes"], re.DOTALL | re.MULTILINE
+    )
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    torch.manual_seed(0)
+    exec(code, names)
+    before, after = (float(x) for x in capsys.readouterr().out.split())
+    assert after < before
 
 
 def test_what_the_page_names_is_there():

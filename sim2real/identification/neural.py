@@ -2,10 +2,10 @@
 
 `fit.py` says where ξ is, and takes it for normal. Here that is only the beginning: robots are
 drawn far around it (a truncated prior; Deistler, Goncalves and Macke 2022), each is simulated under
-the commands of the log, and a normalising flow q(ξ | x) learns which ξ goes with which log
-(Papamakarios and Murray 2016; Greenberg, Nonnenmacher and Macke 2019). Any shape of density can
-come of it. x is the score of the log where `fit` ended, a number for each parameter (Alsing,
-Wandelt and Feeney 2018), and the size of what surprises every sensor.
+the commands of the log, and a network learns which ξ goes with which log, as a mixture of normal
+densities q(ξ | x) (Papamakarios and Murray 2016). x is the score of the log where `fit` ended, a
+number for each parameter (Alsing, Wandelt and Feeney 2018), and the size of what surprises every
+sensor.
 
 Simulated robots also tell whether it is right: under a calibrated posterior, the rank of the true ξ
 among draws is uniform (simulation-based calibration, Talts and others 2018).
@@ -33,7 +33,7 @@ from sim2real.simulation.robot import Robot
 from sim2real.types import Array, InputError
 
 SIMULATIONS = 2000
-"""Robots that the flow learns from."""
+"""Robots that are learned from."""
 CHECKED = 200
 """Further robots, for the calibration."""
 AROUND = 6.0
@@ -51,16 +51,16 @@ def neural(
     robot: Robot, episodes: Sequence[Trajectory], *, simulations: int = SIMULATIONS, seed: int = 0,
     report: progress.Report = progress.silent,
 ) -> Posterior:  # fmt: skip
-    """The posterior over ξ that a normalising flow learned.
+    """The posterior over ξ that a network learned: a mixture of normal densities.
 
     Args:
         episodes: logged episodes of one robot.
-        simulations: robots that the flow learns from, at least 200.
+        simulations: robots that are learned from, at least 200.
 
     Raises:
         InputError: the extra `sbi` is not installed, too few simulations, or as `fit`.
 
-    Warns, in the log of the program, of a flow that is not calibrated.
+    Warns, in the log of the program, of a posterior that is not calibrated.
     """
     _extra()
     if simulations < 200:
@@ -126,6 +126,22 @@ class Score:
         return np.column_stack([score, *sizes])
 
 
+class Untold:
+    """A tracker of sbi that keeps nothing: its own writes a folder where one happens to be."""
+
+    log_dir: str | None = None
+
+    def log_metric(self, name: str, value: float, step: int | None = None) -> None: ...
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None: ...
+
+    def log_params(self, params: dict[str, Any]) -> None: ...
+
+    def add_figure(self, name: str, figure: object, step: int | None = None) -> None: ...
+
+    def flush(self) -> None: ...
+
+
 def _terms(tracker: Tracker, track: Track, there: Array) -> Array:
     """(M,) which term each surprise is of."""
     names = list(dict.fromkeys(tracker.columns))
@@ -156,7 +172,9 @@ def _learned(
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         prior = BoxUniform(torch.zeros(K), torch.ones(K))
-        learner = NPE(prior=prior, density_estimator="mdn", show_progress_bars=False)
+        learner = NPE(
+            prior=prior, density_estimator="mdn", tracker=Untold(), show_progress_bars=False
+        )
         learner.append_simulations(tensor(unit[:simulations]), tensor(x[:simulations]))
         learner.train(training_batch_size=100)
         posterior: Any = learner.build_posterior()

@@ -22,12 +22,15 @@ def simulated(simulations: int, size: float) -> tuple[np.ndarray, np.ndarray]:
     return unit, unit + size * rng.standard_normal(unit.shape)
 
 
-def test_what_is_learned_is_the_posterior_and_calibrated():
+def test_what_is_learned_is_the_posterior_and_calibrated(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     unit, x = simulated(500, 0.1)
     drawn, p = _learned(unit, x, np.array([0.4, 0.6]), 500, 400, 0)
     np.testing.assert_allclose(drawn.mean(axis=0), [0.4, 0.6], atol=0.035)
     np.testing.assert_allclose(drawn.std(axis=0), 0.1, rtol=0.25)
     assert p > 0.01
+    assert not list(tmp_path.iterdir())  # sbi keeps a diary where it is run, and prints
+    assert capsys.readouterr().out == ""
     wrong = unit.copy()  # the planted bug: the robots that it is checked on are others than it says
     wrong[500:] = 1 - wrong[500:]
     assert _learned(wrong, x, np.array([0.4, 0.6]), 500, 50, 0)[1] < 0.01
