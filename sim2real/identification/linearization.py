@@ -1,15 +1,16 @@
 """From surprises to a posterior over ξ: linear regression over candidates, not derivatives.
 
 What a candidate ξ does not foresee, r(ξ), is rough: a contact that comes a step earlier turns a
-derivative round. So r is not differentiated but regressed over candidates that lie as wide as what
+derivative round. So r is not differentiated but regressed over candidates that lie wider than what
 is believed of ξ, and what the line leaves over counts as noise (statistical linearisation; the
 posterior linearisation of García-Fernández, Svensson, Morelande and Särkkä 2015):
 
     r(ξ) ≈ r̄ + J (ξ - ξ̄) + e,   e ~ N(0, Ω),   and under the true ξ  r ~ N(0, 1)
     p(ξ | log) ∝ p(ξ) Π N(0; r̄ + J (ξ - ξ̄), 1 + Ω)
 
-The next candidates are drawn around that, and it is begun anew with the prior, so that the log
-counts once. Where 1 + Ω is less than the size of what is left, or neighbours in time are not
+Candidates come in pairs, near and far, on both sides of ξ̄: what is curved is then neither in J nor
+in r̄. The next ones are drawn around the posterior, and it is begun anew with the prior, so that the
+log counts once. Where 1 + Ω is less than the size of what is left, or neighbours in time are not
 independent, the spread follows the scores instead, summed over windows (sandwich, White 1982).
 """
 

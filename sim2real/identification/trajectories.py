@@ -107,6 +107,11 @@ def checked(robot: Robot, episodes: Sequence[Trajectory]) -> Tracker:
             f"{robot.where}: no parameters, so there is nothing to identify; list under "
             "'parameters' what may differ"
         )
+    if not (np.asarray(robot.space.high) > np.asarray(robot.space.low)).any():
+        raise InputError(
+            f"{robot.where}: the range of every parameter is a point, so there is nothing to "
+            "identify; widen one"
+        )
     tracker = follower(robot, episodes)
     check_plausible(tracker.robot, episodes)
     check_alive(robot, episodes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,10 @@ def test_the_grid_is_refused_where_it_would_be_too_large_or_a_point(pendulum_log
     logs = pendulum_logs(0)
     with pytest.raises(InputError, match=r"one or two parameters, and 6 are free.*with --only"):
         explain(ROBOT, logs, method="grid")
+    fixed = [replace(p, high=p.low) for p in ROBOT.config.parameters]
+    point = replace(ROBOT, config=replace(ROBOT.config, parameters=fixed))
+    with pytest.raises(InputError, match="the range of every parameter is a point"):
+        explain(point, logs)
 
 
 def test_the_same_seed_gives_the_same_samples(pendulum_logs):
