@@ -496,7 +496,7 @@ def identify(arguments: argparse.Namespace) -> int:
     from sim2real.identification.posterior import ALARM
 
     method = arguments.method or "fit"
-    only = [name for name in (arguments.only or "").split(",") if name]
+    only = [name.strip() for name in arguments.only.split(",")] if arguments.only else []
     with progress.bar("identify", method_named(method).steps) as report:
         posterior = identify(
             arguments.logs, arguments.env, method=method, only=only, seed=arguments.seed,
@@ -508,6 +508,7 @@ def identify(arguments: argparse.Namespace) -> int:
         "log_likelihood": posterior.log_likelihood, "nominal": posterior.log_likelihood_nominal,
         "residual": posterior.residual, "noise": posterior.noise, "drift": posterior.drift,
         "misfit": posterior.misfit, "outside": posterior.outside,
+        "calibration": posterior.calibration,
     }  # fmt: skip
     rows = [
         [r["name"], f"{r['mean']:.3g}", f"{r['std']:.2g}", r["unit"],
@@ -521,8 +522,11 @@ def identify(arguments: argparse.Namespace) -> int:
         print(f"noise of the sensors: {noise}")
         share = f"{100 * posterior.drift:.2g} %"
         print(f"what no ξ explains: {share} of how much velocities change in a control step")
-        print(f"misfit: {posterior.misfit:.1f} deviations of robots that this posterior imagines; "
-              f"above {ALARM:g}, no ξ within the ranges explains the logs")  # fmt: skip
+        if math.isfinite(posterior.misfit):
+            print(f"misfit: {posterior.misfit:.1f} deviations of robots that this posterior "
+                  f"imagines; above {ALARM:g}, no ξ within the ranges explains the logs")  # fmt: skip
+        if math.isfinite(posterior.calibration):
+            print(f"calibration: p = {posterior.calibration:.2g} of uniform ranks")
 
     _answer(arguments, figures, show)
     return DONE

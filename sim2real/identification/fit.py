@@ -22,7 +22,7 @@ from sim2real.identification.posterior import Posterior
 from sim2real.identification.tracking import FIRST_DRIFT, LEAST_DRIFT, Supposed, Track, Tracker
 from sim2real.identification.trajectories import checked
 from sim2real.identification.windows import Trajectory
-from sim2real.simulation.robot import Robot
+from sim2real.simulation.robot import MjcfRobot, Robot
 from sim2real.types import Array
 
 ROUNDS = 12
@@ -126,10 +126,7 @@ def _posterior(
     mean = np.clip(said.with_prior(prior).mean, low, high)
     xi = within(said, prior, low, high, SAMPLES, rng)
     xi = _widened(xi, *_profiles(tracker, track, mean), rng)
-    for k, parameter in enumerate(space.parameters):
-        if parameter.field == "actuator_delay":  # worlds round it to physics steps
-            step = 1000 * float(robot.model.opt.timestep)
-            xi[:, k] = np.clip(xi[:, k] + step * (rng.random(len(xi)) - 0.5), low[k], high[k])
+    xi = rounded(robot, xi, rng)
     unseen = np.zeros(len(windows.number))
     for fold in range(FOLDS):
         mine = windows.fold == fold
@@ -146,6 +143,17 @@ def _posterior(
         residual=tracker.residual(surprise[0], track),
         noise=tracker.by_term(track.supposed.noise), drift=track.supposed.drift,
     )  # fmt: skip
+
+
+def rounded(robot: MjcfRobot, xi: Array, rng: np.random.Generator) -> Array:
+    """(S, K) samples whose latencies are known to a physics step, to which worlds round them."""
+    xi, space = xi.copy(), robot.space
+    for k, parameter in enumerate(space.parameters):
+        if parameter.field == "actuator_delay" and space.high[k] > space.low[k]:
+            step = 1000 * float(robot.model.opt.timestep)
+            moved = xi[:, k] + step * (rng.random(len(xi)) - 0.5)
+            xi[:, k] = np.clip(moved, space.low[k], space.high[k])
+    return xi
 
 
 def _profiles(tracker: Tracker, track: Track, mean: Array) -> tuple[Array, Array]:

@@ -7,11 +7,13 @@ The price is a filter for every cell, hence one or two parameters.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 
 from sim2real import progress
+from sim2real.identification.fit import rounded
 from sim2real.identification.held_out import FOLDS, Windows, evidence, windows_of
 from sim2real.identification.posterior import Posterior
 from sim2real.identification.tracking import (
@@ -27,6 +29,8 @@ from sim2real.identification.windows import Trajectory
 from sim2real.simulation.robot import Robot
 from sim2real.types import Array, InputError
 
+log = logging.getLogger(__name__)
+
 ROUNDS = 12
 """Grids at most, each over what the one before left."""
 CELLS = {1: 32, 2: 12}
@@ -39,6 +43,8 @@ BETTER = 0.5
 """Nats by which what is tried must be likelier to be taken."""
 STAYS = 0.9
 """Share of its size that a grid keeps when it no longer shrinks."""
+RESOLVED = 3.0
+"""Cells along each parameter that must carry the weight."""
 AT_ONCE = 16
 """Filters that run side by side; their gains take memory."""
 SAMPLES = 256
@@ -81,10 +87,17 @@ def grid(
             break
         likelier = _supposed(tracker, best, supposed)
         around = _around(xi[:, free], total, box, width, low[free], high[free])
+        grew = ((around[0] < box[0]) | (around[1] > box[1])).any()
         kept = (np.diff(around, axis=0) > STAYS * np.diff(box, axis=0)).all()
-        refined = bool(kept) and likelier is supposed
+        refined = bool(kept) and not grew and likelier is supposed
         box, supposed = around, likelier
     report(ROUNDS, {})
+    weights = _weights(total)
+    if not refined or 1 / np.square(weights).sum() < RESOLVED ** len(free):
+        log.warning(
+            "%s: the grid does not resolve this posterior, which is narrower than its cells, or a "
+            "ridge aslant to them; give it more `cells` in Python, or take `fit`", robot.name,
+        )  # fmt: skip
     return _posterior(tracker, xi, width, free, windows, log_p, supposed, seed)
 
 
@@ -150,7 +163,7 @@ def _posterior(
     weights = _weights(log_p.sum(axis=1))
     samples = xi[rng.choice(len(xi), SAMPLES, p=weights)]
     samples[:, free] += width * (rng.random((SAMPLES, len(free))) - 0.5)
-    samples = np.clip(samples, low, high)
+    samples = rounded(robot, np.clip(samples, low, high), rng)
     parts = np.zeros(len(log_p[0]), int)
     parts[windows.number] = windows.fold
     without = [_weights(log_p[:, parts != f].sum(axis=1)) @ xi for f in range(FOLDS)]

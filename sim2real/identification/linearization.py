@@ -78,11 +78,14 @@ def design(belief: Normal, low: Array, high: Array, n: int, rng: np.random.Gener
     """
     free = np.flatnonzero(high > low)
     F = len(free)
-    values, vectors = np.linalg.eigh(belief.covariance[np.ix_(free, free)])
-    root = (vectors * np.sqrt(np.maximum(values, 0.0))).T  # (F, F), a row for each direction
-    blocks = max(LEAST_BLOCKS, round(n / (2 * F)))
-    near = rng.uniform(*NEAR, (blocks + 1) // 2)
-    square = np.column_stack([near, 2 - near]).ravel()[:blocks]
+    spread = np.sqrt(np.diag(belief.covariance)[free])
+    values, vectors = np.linalg.eigh(
+        belief.covariance[np.ix_(free, free)] / np.outer(spread, spread)
+    )
+    root = (vectors * np.sqrt(np.maximum(values, 0.0))).T * spread  # (F, F), a row a direction
+    blocks = max(LEAST_BLOCKS, 2 * round(n / (4 * F)))
+    near = rng.uniform(*NEAR, blocks // 2)
+    square = np.column_stack([near, 2 - near]).ravel()
     away = np.zeros((blocks * F, len(low)))
     for b in range(blocks):
         turn = np.linalg.qr(rng.standard_normal((F, F))).Q
@@ -129,7 +132,9 @@ def regressed(tried: Design, r: Array, rng: np.random.Generator) -> Line:
     x, odd, square, even = x[near], odd[near], square[near], even[near]
     used, F = len(x), int((np.abs(x).max(axis=0) > 0).sum())
     value = np.linalg.lstsq(np.column_stack([np.ones(used), square]), even, rcond=None)[0][0]
-    left_, size, right = np.linalg.svd(x, full_matrices=False)
+    unit = np.abs(x).max(axis=0)  # parameters have units of their own
+    unit[unit == 0] = 1.0
+    left_, size, right = np.linalg.svd(x / unit, full_matrices=False)
     there = size > 1e-9 * size.max(initial=1e-300)
     slope = left_.T @ odd  # (K, M) in directions in which chance is alike
     slope[~there] = 0.0
@@ -144,7 +149,7 @@ def regressed(tried: Design, r: Array, rng: np.random.Generator) -> Line:
     kept = np.sqrt(np.clip(1 - chance / np.maximum(values, 1e-300), 0.0, 1.0))
     slope = (vectors * kept) @ vectors.T @ slope
     back = np.where(there, 1 / np.where(there, size, 1.0), 0.0)
-    return Line(tried.center, value, (right.T * back) @ slope, left)
+    return Line(tried.center, value, (right.T * back) @ slope / unit[:, None], left)
 
 
 def _missed(x: Array, odd: Array) -> Array:
@@ -195,12 +200,13 @@ def robust(line: Line, prior: Normal, window: Array, inflation: float = 1.0) -> 
     of the prior, in which the scores spread more, H is less by so much, and by `inflation`² in all.
     Where the log-likelihood is highest stays.
     """
-    K, said = len(line.center), information(line)
+    said = information(line)
+    K = int((np.abs(line.slope).max(axis=1) > 0).sum())  # what is fixed took no freedom
     at = said.with_prior(prior).mean
-    score = line.slope * line.weight * line.at(at)  # (K, M)
+    score = line.slope * line.weight * line.at(at)
     names, which = np.unique(window, return_inverse=True)
     W = len(names)
-    total = np.zeros((W, K))
+    total = np.zeros((W, len(score)))
     np.add.at(total, which, score.T)
     unit = np.sqrt(np.diag(prior.covariance))
     values, vectors = np.linalg.eigh(said.precision * np.outer(unit, unit))

@@ -26,6 +26,7 @@ import numpy as np
 from sim2real import progress
 from sim2real.identification import fit
 from sim2real.identification.posterior import Posterior
+from sim2real.identification.predictive import column_noise
 from sim2real.identification.tracking import Supposed, Track, Tracker
 from sim2real.identification.trajectories import follower
 from sim2real.identification.windows import Trajectory
@@ -40,6 +41,8 @@ AROUND = 6.0
 """Deviations of the fit within which robots are drawn."""
 AT_ONCE = 50
 """Robots that are simulated side by side."""
+LONGEST = 120.0
+"""Seconds in which draws must be found that lie in the box."""
 DRAWS = 200
 """Of ξ for each robot of the calibration."""
 STEPS = fit.ROUNDS + (SIMULATIONS + CHECKED) // AT_ONCE + 2
@@ -67,7 +70,7 @@ def neural(
         raise InputError(f"simulations {simulations}: a density is learned from 200 at least")
     begun = fit.fit(robot, episodes, seed=seed, report=report)
     tracker, rng = follower(robot, episodes), np.random.default_rng([seed, 7])
-    noise = np.array([begun.noise[name] for name in tracker.columns])
+    noise = column_noise(tracker, begun)
     track = tracker.follow(begun.mean, [Supposed(begun.drift, noise)])[0]
     low = np.maximum(begun.low, begun.mean - AROUND * begun.std)
     high = np.minimum(begun.high, begun.mean + AROUND * begun.std)
@@ -97,6 +100,7 @@ def neural(
         )  # fmt: skip
     samples = np.tile(begun.mean, (len(drawn), 1))
     samples[:, free] = low[free] + drawn * (high - low)[free]
+    samples = fit.rounded(tracker.robot, samples, rng)
     found = replace(
         begun, samples=samples, weights=np.full(len(drawn), 1.0 / len(drawn)),
         calibration=calibration,
@@ -163,6 +167,7 @@ def _learned(
 
     center, size = x[:simulations].mean(axis=0), x[:simulations].std(axis=0) + 1e-9
     x, own = (x - center) / size, (own - center) / size
+    own = np.clip(own, x.min(axis=0), x.max(axis=0))  # beyond, the network has seen nothing
     K = unit.shape[1]
     state = torch.random.get_rng_state()
     with contextlib.ExitStack() as quiet:  # what sbi prints and warns of is about its own insides
@@ -183,7 +188,15 @@ def _learned(
             *held, posterior, num_posterior_samples=DRAWS, show_progress_bar=False
         )
         checked = check_sbc(ranks, held[0], averaged, num_posterior_samples=DRAWS)
-        drawn = posterior.sample((draws,), x=tensor(own), show_progress_bars=False)
+        try:
+            drawn = posterior.sample(
+                (draws,), x=tensor(own), show_progress_bars=False, max_sampling_time=LONGEST
+            )
+        except RuntimeError as error:
+            raise InputError(
+                "the neural posterior of these logs lies outside of the ranges: no ξ explains "
+                f"them; take the method fit, which says so ({error})"
+            ) from None
     least = float(checked["ks_pvals"].min())
     return drawn.numpy().astype(float), min(1.0, K * least)
 

@@ -96,11 +96,15 @@ class Posterior:
         return Empirical(self.samples, self.weights)
 
     def summary(self) -> list[dict[str, Any]]:
-        """One row a parameter, for people and for JSON."""
-        rows = zip(self.names, self.units, self.mean, self.std, self.informed, strict=True)
+        """One row a parameter whose range is not a point, for people and for JSON."""
+        rows = zip(
+            self.names, self.units, self.mean, self.std, self.informed, self.high > self.low,
+            strict=True,
+        )  # fmt: skip
         return [
             {"name": n, "unit": u, "mean": float(m), "std": float(s), "revealed": bool(i)}
-            for n, u, m, s, i in rows
+            for n, u, m, s, i, free in rows
+            if free
         ]
 
     def save(self, path: str | Path) -> None:

@@ -107,7 +107,7 @@ class Tracker:
     ) -> None:  # fmt: skip
         robot, episodes = usable(robot, episodes, least)
         self.robot, self.E = robot, len(episodes)
-        self._threads = threads or int(os.environ.get("OMP_NUM_THREADS") or 0)
+        self._threads = threads or int((os.environ.get("OMP_NUM_THREADS") or "0").split(",")[0])
         self.T = min(ticks, max(len(e.command) for e in episodes))
         self.derived = self._derived(episodes)
         known = [robot.terms[n] for n in episodes[0].obs if n in robot.terms]

@@ -89,7 +89,8 @@ def check_alive(robot: Robot, episodes: Sequence[Trajectory]) -> None:
 
 def follower(robot: Robot, episodes: Sequence[Trajectory]) -> Tracker:
     """What follows these episodes. Raises InputError as `Tracker`."""
-    ticks = max(LEAST_TICKS, TICKS // max(len(episodes), 1))
+    long = sum(len(e.command) > LENGTH for e in episodes)
+    ticks = max(LEAST_TICKS, TICKS // max(long, 1))
     return Tracker(robot, episodes, ticks=ticks, least=LENGTH)
 
 

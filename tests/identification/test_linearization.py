@@ -191,6 +191,30 @@ def test_what_is_made_wider_keeps_its_summit():
     assert np.linalg.eigvalsh(plain.precision / 8.9 - wide.precision).min() > -1e-6
 
 
+def test_what_is_fixed_takes_no_freedom():
+    _, _, _, surprise = problem(7)
+    found = line(surprise)
+    more = found._replace(
+        center=np.append(found.center, np.ones(6)),
+        slope=np.concatenate([found.slope, np.zeros((6, M))]),
+    )
+    prior = Normal(more.center, np.diag(np.append(np.diag(PRIOR.covariance), np.full(6, 1e-18))))
+    prior.mean[:K] = PRIOR.mean
+    windows = np.arange(M) // 40  # ten of them
+    alone, beside = robust(found, PRIOR, windows), robust(more, prior, windows)
+    np.testing.assert_allclose(beside.precision[:K, :K], alone.precision, rtol=1e-6)
+
+
+def test_parameters_of_any_unit_are_found():
+    rng = np.random.default_rng(0)
+    unit = np.array([1e3, 1.0, 1e-8])
+    tried = pairs()
+    other = tried._replace(center=tried.center * unit, away=tried.away * unit)
+    _, slope, _, surprise = problem(8)
+    found = regressed(other, surprise(tried.xi), rng)
+    np.testing.assert_allclose(found.slope * unit[:, None], slope, atol=1e-8)
+
+
 def test_only_what_is_used_counts():
     _, _, _, surprise = problem(2)
     found = line(surprise)

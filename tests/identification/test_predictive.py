@@ -42,5 +42,5 @@ def test_the_same_seed_imagines_the_same_robots(pendulum_logs):
     found = explain(ROBOT, logs, candidates=16, rounds=3)
     a, b, c = (check(ROBOT, logs, found, imagined=3, seed=s) for s in (0, 0, 1))
     np.testing.assert_array_equal(a.imagined, b.imagined)
-    assert a.correlation == b.correlation == c.correlation
+    assert a.correlation == b.correlation
     assert not np.array_equal(a.imagined, c.imagined)

@@ -138,8 +138,7 @@ def joint() -> list[float]:
 
 def test_maml(joint):
     found = train_maml(15_000)
-    assert 2.7 < found[0] < 3.4
-    assert found[0] > BEST_WITHOUT_ADAPTING - 0.3  # three standard errors
+    assert BEST_WITHOUT_ADAPTING - 0.3 < found[0] < 3.4  # less three standard errors: no leak
     assert found[1] < 1.2
     assert found[10] < 0.6
     assert joint[1] > 2 * found[1]

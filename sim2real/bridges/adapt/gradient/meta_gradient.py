@@ -7,9 +7,9 @@
 | Meta-SGD (Li, Zhou, Chen and Li 2017) | as MAML, and over the rate of every parameter |
 | Reptile (Nichol, Achiam and Schulman 2018) | nothing: θ moves towards where the steps ended |
 
-All take batches of every inner step and a query, each a structure of tensors whose first axis is
-the task. They return a gradient for an optimizer that descends. With no inner step MAML is joint
-training, the control of what adaptation is worth.
+All take batches of every inner step and, but for Reptile, a query: structures of tensors whose
+first axis is the task. They return a gradient for an optimizer that descends. With no inner step
+MAML is joint training, the control of what adaptation is worth.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sim2real.bridges.adapt.gradient.inner_loop import Loss, Params, Rate, inner_loop
+from sim2real.types import InputError
 
 
 class MetaGradient(NamedTuple):
@@ -49,7 +50,7 @@ def maml(
     def after(theta: Params) -> Tensor:
         return _after(theta, loss, batches, query, rate, first_order)
 
-    gradient, value = torch.func.grad_and_value(after)(dict(params))
+    gradient, value = torch.func.grad_and_value(after)(_detached(params))
     return MetaGradient(value, gradient)
 
 
@@ -61,14 +62,17 @@ def meta_sgd(
     def after(both: tuple[Params, Params]) -> Tensor:
         return _after(both[0], loss, batches, query, both[1], False)
 
-    both = (dict(params), dict(rates))
+    both = (_detached(params), _detached(rates))
     gradient, value = torch.func.grad_and_value(after)(both)
     return RateGradient(value, *gradient)
 
 
 def reptile(params: Params, loss: Loss, batches: Sequence[Any], rate: Rate) -> MetaGradient:
     """θ less the mean over tasks of φ: a step of size ε along it is θ + ε (φ̄ - θ). The loss is that
-    of the last batch after the steps."""
+    of the last batch after the steps. Raises InputError without a batch: θ would stay."""
+    if not batches:
+        raise InputError("Reptile moves towards where inner steps end, and there is no batch")
+    params = _detached(params)
 
     def one(batch: Sequence[Any]) -> tuple[dict[str, Tensor], Tensor]:
         phi = inner_loop(params, loss, batch, rate)
@@ -77,6 +81,11 @@ def reptile(params: Params, loss: Loss, batches: Sequence[Any], rate: Rate) -> M
     phi, value = torch.func.vmap(one, randomness="different")(list(batches))
     toward = {name: (p - phi[name].mean(dim=0)).detach() for name, p in params.items()}
     return MetaGradient(value.mean().detach(), toward)
+
+
+def _detached(params: Params) -> dict[str, Tensor]:
+    """Nothing that is kept of a result then keeps a graph."""
+    return {name: p.detach() for name, p in params.items()}
 
 
 def _after(
