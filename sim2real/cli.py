@@ -523,8 +523,10 @@ def identify(arguments: argparse.Namespace) -> int:
         share = f"{100 * posterior.drift:.2g} %"
         print(f"what no ξ explains: {share} of how much velocities change in a control step")
         if math.isfinite(posterior.misfit):
-            print(f"misfit: {posterior.misfit:.1f} deviations of robots that this posterior "
-                  f"imagines; above {ALARM:g}, no ξ within the ranges explains the logs")  # fmt: skip
+            print(
+                f"misfit: {posterior.misfit:.1f} deviations of robots that this posterior "
+                f"imagines; above {ALARM:g}, no ξ within the ranges explains the logs"
+            )
         if math.isfinite(posterior.calibration):
             print(f"calibration: p = {posterior.calibration:.2g} of uniform ranks")
 
