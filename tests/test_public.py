@@ -26,7 +26,7 @@ ADDED = {
     "adapt": {"engine": "identify", "excitation": 0.1, "out": None},
     "evaluate": {"context": "nominal"},
     "export": {"recorded": None},
-    "identify": {"seed": 0, "report": ...},
+    "identify": {"method": "fit", "only": (), "seed": 0, "report": ...},
     "make_env": {"render_mode": None},
     "train": {"resume": False},
 }
