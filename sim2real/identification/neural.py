@@ -14,6 +14,7 @@ among draws is uniform (simulation-based calibration, Talts and others 2018).
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import logging
 import warnings
@@ -54,7 +55,8 @@ def neural(
     robot: Robot, episodes: Sequence[Trajectory], *, simulations: int = SIMULATIONS, seed: int = 0,
     report: progress.Report = progress.silent,
 ) -> Posterior:  # fmt: skip
-    """The posterior over ξ that a network learned: a mixture of normal densities.
+    """The posterior over ξ that a network learned: a mixture of normal densities. Noise, drift and
+    how well windows are foreseen stay those of the fit that it begins from.
 
     Args:
         episodes: logged episodes of one robot.
@@ -202,9 +204,5 @@ def _learned(
 
 
 def _extra() -> None:
-    try:
-        import sbi  # noqa: F401  # pyright: ignore[reportUnusedImport]
-    except ImportError:
-        raise InputError(
-            'the method "neural" needs the extra sbi: pip install "sim2real[sbi]"'
-        ) from None
+    if importlib.util.find_spec("sbi") is None:
+        raise InputError('the method "neural" needs the extra sbi: pip install "sim2real[sbi]"')
