@@ -4,11 +4,12 @@ explains them. A density that is close to normal, over any number of parameters.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from sim2real import progress
-from sim2real.identification.held_out import FOLDS, NU, evidence, windows_of
+from sim2real.identification.held_out import FOLDS, evidence, windows_of
 from sim2real.identification.linearization import (
     Line,
     Normal,
@@ -20,26 +21,25 @@ from sim2real.identification.linearization import (
 )
 from sim2real.identification.posterior import Posterior
 from sim2real.identification.tracking import FIRST_DRIFT, LEAST_DRIFT, Supposed, Track, Tracker
-from sim2real.identification.trajectories import checked
+from sim2real.identification.trajectories import checked, follower, part
 from sim2real.identification.windows import Trajectory
 from sim2real.simulation.robot import MjcfRobot, Robot
 from sim2real.types import Array
 
-ROUNDS = 12
-"""Linearisations at most."""
+ROUNDS, LAST = 14, 4
+"""Linearisations at most, and those of them that are kept for all of the log."""
 WIDE = 3.0
 """Deviations of the candidates over those of the posterior: what is rough is then averaged."""
 INFLATION = 1.2
 """Of the deviations at the end, for what is left of the roughness: chosen on five hoppers with
 hidden ξ, other ones than those of `tools/study_identification.py`."""
 TRIED = 0.4
-"""Times the drift, or one over it, is tried beside it in every round."""
-BETTER = 2.0
-"""Nats by which what is tried must be likelier to be taken."""
+"""Times the drift is tried next."""
+GAIN, LOSS = 0.02, 0.1
+"""Of the mean logarithm of the deviations: below which less drift is not worth it, and from which
+on a round counts as a step back."""
 SHRINK, GROW = 0.4, 1.5
 """Share to which the spread of the candidates may shrink, or grow, from one round to the next."""
-CELLS = 12
-"""Of a parameter's range, in which its profile is looked at."""
 SAMPLES = 256
 """Of ξ, in a posterior."""
 
@@ -55,7 +55,8 @@ def fit(
 ) -> Posterior:
     """The posterior over ξ, by following the logs (`tracking.py`) and regressing what surprises on
     ξ (`linearization.py`), again and again, from candidates all over the ranges to as many as lie
-    where the posterior is. The sensors' noise, the initial states and the drift are estimated too.
+    where the posterior is: first of a part of the log, which is cheap, then of all of it. The
+    sensors' noise, the initial states and the drift are estimated too.
 
     Args:
         episodes: logged episodes of one robot.
@@ -73,59 +74,128 @@ def fit(
     tracker = checked(robot, episodes)
     rng = np.random.default_rng(seed)
     low, high = np.array(space.low, float), np.array(space.high, float)
-    free = high > low
-    prior = Normal((low + high) / 2, np.diag(np.where(free, (high - low) ** 2 / 12, 1e-18)))
-    belief = Normal(np.clip(space.nominal, low, high), prior.covariance)
-    tried, turn, refused, round_ = [Supposed(FIRST_DRIFT, tracker.noise)], 0, 0, 0
-    while True:
-        round_ += 1
+    spread = np.diag(np.where(high > low, (high - low) ** 2 / 12, 1e-18))
+    prior = Normal((low + high) / 2, spread)
+    first = follower(robot, part(episodes, tracker.T))
+    if first.columns != tracker.columns:
+        first = tracker
+    search = _Search(candidates, prior, rng, report)
+    begin = Normal(np.clip(space.nominal, low, high), spread)
+    at = _At(begin, Supposed(FIRST_DRIFT, first.noise), None, 0)
+    rough = search.descended(first, at, rounds - LAST)
+    found = search.descended(tracker, rough.at, rounds)
+    report(rounds, {})
+    return _posterior(tracker, found, prior, rng)
+
+
+class _At(NamedTuple):
+    """Where a linearisation begins."""
+
+    belief: Normal
+    """What its candidates are drawn from: WIDE times as wide as the posterior."""
+    supposed: Supposed
+    shown: Array | None
+    """(D,) noise that innovations showed, which is tried instead."""
+    round: int
+
+
+class _Found(NamedTuple):
+    """Where a linearisation led."""
+
+    at: _At
+    line: Line
+    track: Track
+    there: Array
+    """(E, T, D) bool, which surprises the line is of."""
+    size: float
+    """Of the posterior: mean logarithm of its deviations."""
+    settled: bool
+
+    def better(self, other: _Found) -> bool:
+        """Whether ξ is known better than there, and no more surprises."""
+        likely = self.track.log_likelihood > other.track.log_likelihood
+        return self.size < other.size - GAIN and (likely or self.drift == other.drift)
+
+    def worse(self, other: _Found) -> bool:
+        """Whether ξ is known less well than there by more than chance makes of it."""
+        return self.size > other.size + LOSS
+
+    @property
+    def drift(self) -> float:
+        return self.track.supposed.drift
+
+
+class _Search(NamedTuple):
+    """Linearisations one after another."""
+
+    candidates: int
+    prior: Normal
+    rng: np.random.Generator
+    report: progress.Report
+
+    def descended(self, tracker: Tracker, at: _At, rounds: int) -> _Found:
+        """From where one is, with less drift each time, as long as ξ becomes known better by it;
+        then until ξ moves no more.
+
+        With much drift the past is soon forgotten, and the line is straight far around; with less,
+        more of the log counts, until so much has come together that it is no line any more. So
+        it is with the sensors' noise.
+        """
+        best = now = self.stepped(tracker, at)
+        least, shown = LEAST_DRIFT, True
+        while now.at.round < rounds:
+            at, drift = now.at, now.drift
+            if now is best or now.better(best):
+                best, drift = now, max(least, TRIED * drift)
+            elif drift < best.drift or now.worse(best):
+                least, shown = best.drift, False
+                at, drift = best.at._replace(round=at.round), best.drift
+            if drift == now.drift and now.settled and not now.worse(best):
+                break
+            supposed = at.supposed._replace(drift=drift)
+            noise = at.shown if shown else None
+            now = self.stepped(tracker, at._replace(supposed=supposed, shown=noise))
+        if now.better(best) or (now.settled and not now.worse(best)):
+            return now
+        return best._replace(at=best.at._replace(round=now.at.round))
+
+    def stepped(self, tracker: Tracker, at: _At) -> _Found:
+        """Once more, from candidates around where one is."""
+        low, high = np.array(tracker.robot.space.low), np.array(tracker.robot.space.high)
+        free, belief, supposed = high > low, at.belief, at.supposed
+        tried = [supposed]
+        if at.shown is not None:
+            tried.append(supposed._replace(noise=at.shown))
         tracks = tracker.follow(belief.mean, tried)
-        track = tracks[0]
-        if len(tracks) == 2 and tracks[1].log_likelihood > track.log_likelihood + BETTER:
-            track = tracks[1]
-        report(round_, {"drift": track.supposed.drift})
-        pairs = design(belief, low, high, candidates, rng)
+        track = max(tracks, key=lambda t: t.log_likelihood)
+        self.report(at.round + 1, {"drift": track.supposed.drift})
+        pairs = design(belief, low, high, self.candidates, self.rng)
         surprise = tracker.surprise(pairs.xi, track)  # (N, E, T, D)
         there = np.asarray(np.isfinite(surprise).all(axis=0))
-        line = regressed(pairs, surprise[:, there], rng)
-        now = conditioned(line, prior)
+        line = regressed(pairs, surprise[:, there], self.rng)
+        now = conditioned(line, self.prior)
         mean = np.clip(now.mean, low, high)
         deviation, before = (np.sqrt(np.diag(x.covariance)) for x in (now, belief))
         wide = np.clip(WIDE, SHRINK * before / deviation, GROW * before / deviation)
-        moved = np.abs(mean - belief.mean)[free] / deviation[free]
-        belief = Normal(mean, now.covariance * np.outer(wide, wide))
-        refused = refused + 1 if track is tracks[0] else 0
-        settled = (wide <= WIDE).all() and (moved < 1).all() and refused >= 2
-        if settled or round_ >= rounds:
-            break
-        if refused and round_ > 1:
-            turn += 1
-        tried = [track.supposed, _other(track, turn)]
-    report(rounds, {})
-    return _posterior(tracker, line, prior, track, there, rng)
-
-
-def _other(track: Track, turn: int) -> Supposed:
-    """What is supposed instead, in turns: less drift, the noise that is shown, more drift."""
-    drift, _ = track.supposed
-    if turn % 3 == 0 and drift > LEAST_DRIFT:
-        return track.supposed._replace(drift=max(LEAST_DRIFT, TRIED * drift))
-    if turn % 3 == 2:
-        return track.supposed._replace(drift=drift / TRIED)
-    return track.supposed._replace(noise=track.noise)
+        moved = ((mean - belief.mean) / deviation)[free]
+        next_ = Normal(mean, now.covariance * np.outer(wide, wide))
+        settled = bool((wide[free] <= WIDE).all() and np.square(moved).mean() < 1)
+        return _Found(
+            _At(next_, track.supposed, track.noise, at.round + 1), line, track, there,
+            float(np.log(deviation[free]).mean()), settled,
+        )  # fmt: skip
 
 
 def _posterior(
-    tracker: Tracker, line: Line, prior: Normal, track: Track, there: Array,
-    rng: np.random.Generator,
-) -> Posterior:  # fmt: skip
+    tracker: Tracker, found: _Found, prior: Normal, rng: np.random.Generator
+) -> Posterior:
+    line, track, there = found.line, found.track, found.there
     robot, space = tracker.robot, tracker.robot.space
     low, high = np.array(space.low, float), np.array(space.high, float)
     windows = windows_of(tracker, there)
     said = robust(line, prior, windows.number, INFLATION)
     mean = np.clip(said.with_prior(prior).mean, low, high)
     xi = within(said, prior, low, high, SAMPLES, rng)
-    xi = _widened(xi, *_profiles(tracker, track, mean), rng)
     xi = rounded(robot, xi, rng)
     unseen = np.zeros(len(windows.number))
     for fold in range(FOLDS):
@@ -153,36 +223,4 @@ def rounded(robot: MjcfRobot, xi: Array, rng: np.random.Generator) -> Array:
             step = 1000 * float(robot.model.opt.timestep)
             moved = xi[:, k] + step * (rng.random(len(xi)) - 0.5)
             xi[:, k] = np.clip(moved, space.low[k], space.high[k])
-    return xi
-
-
-def _profiles(tracker: Tracker, track: Track, mean: Array) -> tuple[Array, Array]:
-    """(G, K) values of each parameter, the middles of G equal cells of its range, and (K, G) the
-    log-likelihood at them, the other parameters at the mean."""
-    space = tracker.robot.space
-    K, at = space.K, (np.arange(CELLS) + 0.5) / CELLS
-    grid = space.low + at[:, None] * (space.high - space.low)
-    xi = np.tile(mean, (K * CELLS, 1))
-    for k in range(K):
-        xi[k * CELLS : (k + 1) * CELLS, k] = grid[:, k]
-    white = tracker.surprise(xi, track)
-    log_p = -0.5 * (NU + 1) * np.nansum(np.log1p(white**2 / NU), axis=(1, 2, 3))
-    return grid, log_p.reshape(K, CELLS)
-
-
-def _widened(xi: Array, grid: Array, log_p: Array, rng: np.random.Generator) -> Array:
-    """(S, K) samples whose spread is not below what it is when all other parameters are known.
-
-    What the logs do not tell, the regression may still claim by chance. The deviation of one
-    parameter given the others is never above its own, so where the samples have less, that
-    parameter is drawn anew from its profile (`_profiles`).
-    """
-    xi = xi.copy()
-    for k, (values, density) in enumerate(zip(grid.T, log_p, strict=True)):
-        weights = np.exp(density - density.max())
-        weights, cell = weights / weights.sum(), values[1] - values[0]
-        deviation = np.sqrt(weights @ (values - weights @ values) ** 2)
-        if deviation > max(cell, xi[:, k].std()):  # what is finer than the cells, they cannot show
-            drawn = rng.choice(values, len(xi), p=weights)
-            xi[:, k] = drawn + cell * (rng.random(len(xi)) - 0.5)
     return xi

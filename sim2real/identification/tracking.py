@@ -44,6 +44,8 @@ LEAST_NOISE = 1e-4
 """Of a sensor, as a share of how much its values move: what is read is rounded at least so much."""
 FARTHEST = 20.0
 """Standard deviations beyond which a surprise counts no more: a simulation that went astray."""
+BEYOND = 2.0
+"""Standard deviations from which on an innovation counts less when likelihoods are compared."""
 FIRST_DRIFT, LEAST_DRIFT = 1.0, 0.02
 """Drift that is supposed at first, when ξ is wrong, and at least: with less the past counts so long
 that single contacts decide."""
@@ -52,6 +54,8 @@ JUMP = 4.0
 that came a step early: the state's covariance is widened until it was not."""
 FEW = 256
 """Worlds below which one thread steps them."""
+ASTRAY = 1e3
+"""What a diverged simulation says is no larger [m, rad, m/s, rad/s]."""
 OPEN = 100
 """Control steps from which is read by how much velocities change in one."""
 
@@ -76,6 +80,7 @@ class Track(NamedTuple):
     innovation: Array
     """(E, T, D); NaN after an episode's end."""
     log_likelihood: float
+    """Of the innovations, those beyond BEYOND deviations counted linearly (Huber 1964)."""
 
     @property
     def noise(self) -> Array:
@@ -279,16 +284,17 @@ class Tracker:
             told = self._read(engine).reshape(F * E, S, D)
             q, v = data["qpos"].reshape(F * E, S, -1), data["qvel"].reshape(F * E, S, -1)
             out = np.concatenate([c.between(q[:, :1], q), v - v[:, :1]], axis=2)  # (F·E, S, n)
+            out, told = (np.clip(np.nan_to_num(x), -ASTRAY, ASTRAY) for x in (out, told))
             ahead, behind = slice(1, 1 + n), slice(1 + n, S)
             went = (out[:, ahead] - out[:, behind]) / (2 * SPREAD)  # (F·E, n, n)
             showed = (told[:, ahead] - told[:, behind]) / (2 * SPREAD)  # (F·E, n, D)
             nu = followed[:, t + 1] - told[:, 0]
             held = np.where(np.isfinite(nu), nu, 0.0)[..., None]  # (F·E, D, 1)
-            covariance = showed.swapaxes(1, 2) @ showed + seen
+            covariance = _regular(showed.swapaxes(1, 2) @ showed + seen)
             size = (held * np.linalg.solve(covariance, held)).sum(axis=1)  # (F·E, 1)
             wider = np.sqrt(np.maximum(size / jump, 1.0))[..., None]
             went, showed = wider * went, wider * showed
-            covariance = showed.swapaxes(1, 2) @ showed + seen
+            covariance = _regular(showed.swapaxes(1, 2) @ showed + seen)
             G = np.linalg.solve(covariance, showed.swapaxes(1, 2) @ went).swapaxes(1, 2)
             state = went.swapaxes(1, 2) @ went - G @ covariance @ G.swapaxes(1, 2)
             gain[:, t], innovation[:, t], root[:, t] = G, nu, np.linalg.cholesky(covariance)
@@ -301,7 +307,7 @@ class Tracker:
             there: Array = np.isfinite(innovation[mine, :, 0])
             w = whitened(innovation[mine], root[mine])[there]
             size = np.log(np.diagonal(root[mine], axis1=2, axis2=3)[there]).sum()
-            likelihood = float(-0.5 * np.square(w).sum() - size)
+            likelihood = float(-_huber(w).sum() - size)
             tracks.append(Track(one, gain[mine], root[mine], innovation[mine], likelihood))
         return tracks
 
@@ -362,6 +368,19 @@ def whitened(innovation: Array, root: Array) -> Array:
     root = np.broadcast_to(root, (*clean.shape[:-2], *root.shape[-2:]))
     white = np.clip(np.linalg.solve(root, clean)[..., 0], -FARTHEST, FARTHEST)
     return np.where(there, white, np.nan)
+
+
+def _huber(white: Array) -> Array:
+    """Half the square, beyond BEYOND on along its tangent: single contacts that come early would
+    otherwise decide what the noise is."""
+    size = np.abs(white)
+    return np.where(size < BEYOND, size**2 / 2, BEYOND * (size - BEYOND / 2))
+
+
+def _regular(P: Array) -> Array:
+    """Covariances (F, D, D) in which rounding hides no direction."""
+    small = 1e-12 * np.einsum("fii->fi", P).max(axis=1)
+    return P + small[:, None, None] * np.eye(P.shape[1])
 
 
 def _root(P: Array) -> Array:

@@ -18,6 +18,8 @@ from sim2real.types import InputError
 
 TICKS, LEAST_TICKS = 1600, 200
 """Control steps that are followed: of all episodes together, but no fewer of each."""
+PART, LEAST_PART = 0.25, 60
+"""Share of what is followed with which a search begins, and how many control steps at least."""
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +94,22 @@ def follower(robot: Robot, episodes: Sequence[Trajectory]) -> Tracker:
     long = sum(len(e.command) > LENGTH for e in episodes)
     ticks = max(LEAST_TICKS, TICKS // max(long, 1))
     return Tracker(robot, episodes, ticks=ticks, least=LENGTH)
+
+
+def part(episodes: Sequence[Trajectory], ticks: int) -> list[Trajectory]:
+    """A share of the first `ticks` control steps of the episodes, which tells roughly where ξ is:
+    whole ones, the longest first, and of the last as much as is still wanted."""
+    long = sorted((min(len(e.command), ticks), -i) for i, e in enumerate(episodes))[::-1]
+    wanted = max(LEAST_PART, round(PART * sum(n for n, _ in long)))
+    some: list[Trajectory] = []
+    for n, i in long:
+        n = min(n, wanted)
+        if n <= LENGTH:
+            break
+        obs, command = episodes[-i]
+        some.append(Trajectory({k: x[: n + 1] for k, x in obs.items()}, command[:n]))
+        wanted -= n
+    return some
 
 
 def checked(robot: Robot, episodes: Sequence[Trajectory]) -> Tracker:
