@@ -126,6 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("env", metavar="ENV", help="a name from envs/, or the folder of a robot")
     p.add_argument("--policy", metavar="POLICY", help="folder of a trained policy that drives it")
     p.add_argument("--seconds", type=_seconds, default=10.0, help="of the motion; default 10")
+    p.add_argument("--suspended", action="store_true",
+                   help="on a stand, clear of the ground, where a robot with a floating base needs "
+                   "no policy")  # fmt: skip
     p.add_argument("--out", help="where the motion is written (CSV); default excitation.csv")
     p.add_argument("--seed", type=_seed, default=0, help="of the motion and its rehearsals")
 
@@ -143,6 +146,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--only", metavar="NAME[,NAME...]",
                    help="parameters that may differ, all others nominal; default all")  # fmt: skip
+    p.add_argument("--suspended", action="store_true",
+                   help="logged on a stand, clear of the ground")  # fmt: skip
+    p.add_argument("--prior", metavar="FILE",
+                   help="what other logs of this robot revealed (posterior.json)")  # fmt: skip
     p.add_argument(
         "--seed", type=_seed, default=0, help="of the search, which an arm needs none of; default 0"
     )
@@ -449,10 +456,13 @@ def excite(arguments: argparse.Namespace) -> int:
     from sim2real.policy.actor import Actor
     from sim2real.policy.policy import Policy
     from sim2real.simulation.robot import Robot
+    from sim2real.simulation.suspended import on_stand
 
     if arguments.policy and arguments.out:
         raise InputError("--out is for a motion; with --policy there is none to write")
     robot = Robot.load(arguments.env)
+    if arguments.suspended:
+        robot = on_stand(robot)
     policy = Policy.load(arguments.policy) if arguments.policy else None
     act = None if policy is None else partial(Actor, policy)
     observe = [] if policy is None else observation_names(policy, robot)
@@ -499,7 +509,8 @@ def identify(arguments: argparse.Namespace) -> int:
     only = [name.strip() for name in arguments.only.split(",")] if arguments.only else []
     with progress.bar("identify", method_named(method).steps) as report:
         posterior = identify(
-            arguments.logs, arguments.env, method=method, only=only, seed=arguments.seed,
+            arguments.logs, arguments.env, method=method, only=only,
+            suspended=arguments.suspended, prior=arguments.prior, seed=arguments.seed,
             report=report,
         )  # fmt: skip
     posterior.save(arguments.out)

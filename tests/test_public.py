@@ -26,7 +26,14 @@ ADDED = {
     "adapt": {"engine": "identify", "excitation": 0.1, "out": None},
     "evaluate": {"context": "nominal"},
     "export": {"recorded": None},
-    "identify": {"method": "fit", "only": (), "seed": 0, "report": ...},
+    "identify": {
+        "method": "fit",
+        "only": (),
+        "suspended": False,
+        "prior": None,
+        "seed": 0,
+        "report": ...,
+    },
     "make_env": {"render_mode": None},
     "train": {"resume": False},
 }

@@ -2,9 +2,10 @@
 
     python tools/study_identification.py hopper --seeds 100-149
     python tools/study_identification.py hopper --seeds 100-149 --arm no-delay
+    python tools/study_identification.py go1_on_stand --seeds 100-149
 
 Robot s draws every parameter of ξ from its range, the latency of its commands from 0 to 30 ms, and
-is driven by smooth random commands for ten seconds in episodes of two and a half. What it logs are
+is driven by smooth commands for ten seconds in episodes of two and a half. What it logs are
 positions and angles with noise of 5 mm and 5 mrad, and rates that are their differences. It is then
 identified from that log alone. A cell is one robot; finished cells stand in results/identification
 and are not computed again. At the end the table: how often 90 % intervals held the truth.
@@ -40,6 +41,7 @@ from sim2real.identification.tracking import Tracker
 from sim2real.identification.windows import Trajectory
 from sim2real.simulation.gap import Actuators, Gap, Sensor
 from sim2real.simulation.robot import Robot
+from sim2real.simulation.suspended import on_stand
 from sim2real.simulation.worlds import Worlds
 
 HERE = Path(__file__).resolve().parent.parent / "results" / "identification"
@@ -48,7 +50,9 @@ NOISE = 0.005
 """Of positions [m], angles [rad] and directions."""
 LATEST = 30.0
 """Latency of commands [ms], at most."""
-SIZE = {"hopper": 0.5, "go1": 0.2}
+STAND = "_on_stand"
+"""At the end of the name of a robot that is hung up."""
+SIZE = {"hopper": 0.5, "go1": 0.2, "go1_on_stand": 0.5}
 """Of half the commands' range: their deviation, and their peak where they are sums of sines."""
 FASTEST = 3.0
 """Of the sines [Hz]."""
@@ -62,12 +66,13 @@ ARMS = ("ours", "outside", "one-step", "no-delay", "sure")
 
 def robot_of(env: str, latest: float = LATEST) -> Robot:
     """The robot, its latency anywhere from 0 to `latest` ms."""
-    robot = Robot.load(env)
+    robot = Robot.load(env.removesuffix(STAND))
     own = [
         replace(p, high=latest) if p.field == "actuator_delay" else p
         for p in robot.config.parameters
     ]
-    return replace(robot, config=replace(robot.config, parameters=own))
+    robot = replace(robot, config=replace(robot.config, parameters=own))
+    return on_stand(robot) if env.endswith(STAND) else robot
 
 
 def outside(robot: Robot, seed: int) -> Gap:
@@ -89,7 +94,7 @@ def logged(
     """ξ of robot `seed`, and what it logged."""
     rng = np.random.default_rng([seed, 0])
     xi = robot.space.prior().sample(rng, 1)[0]
-    names = SEEN[env]
+    names = SEEN[robot.name]
     true = [n for n in names if n not in RATES]
     worlds = Worlds(robot, EPISODES, observe=true, gap=gap, seed=seed, threads=1)
     ticks = round(SECONDS / EPISODES / robot.control_period)
@@ -115,8 +120,8 @@ def motions(
     env: str, ticks: int, actuators: int, period: float, rng: np.random.Generator
 ) -> np.ndarray:
     """(EPISODES, ticks, actuators) commands, before they are scaled: the hopper falls about under
-    smooth random ones; the quadruped stands and makes the sums of sines of `sim2real excite`."""
-    if env == "go1":
+    smooth random ones; the quadruped stands or hangs, and makes the sines of `sim2real excite`."""
+    if env.startswith("go1"):
         sines = [multisine(ticks, actuators, period, FASTEST, rng) for _ in range(EPISODES)]
         return np.stack(sines)
     swing = np.zeros((EPISODES, ticks, actuators))

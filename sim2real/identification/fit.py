@@ -11,12 +11,14 @@ import numpy as np
 from sim2real import progress
 from sim2real.identification.held_out import FOLDS, evidence, windows_of
 from sim2real.identification.linearization import (
+    Information,
     Line,
     Normal,
     conditioned,
     design,
     regressed,
     robust,
+    told,
     within,
 )
 from sim2real.identification.posterior import Posterior
@@ -24,7 +26,7 @@ from sim2real.identification.tracking import FIRST_DRIFT, LEAST_DRIFT, Supposed,
 from sim2real.identification.trajectories import checked, follower, part
 from sim2real.identification.windows import Trajectory
 from sim2real.simulation.robot import MjcfRobot, Robot
-from sim2real.types import Array
+from sim2real.types import Array, InputError
 
 ROUNDS, LAST = 14, 4
 """Linearisations at most, and those of them that are kept for all of the log."""
@@ -35,6 +37,8 @@ INFLATION = 1.2
 hidden ξ, other ones than those of `tools/study_identification.py`."""
 TRIED = 0.4
 """Times the drift is tried next."""
+NATS = 2.0
+"""By which logs may be less likely under less drift."""
 GAIN, LOSS = 0.02, 0.1
 """Of the mean logarithm of the deviations: below which less drift is not worth it, and from which
 on a round counts as a step back."""
@@ -50,6 +54,7 @@ def fit(
     *,
     candidates: int = 48,
     rounds: int = ROUNDS,
+    prior: Posterior | None = None,
     seed: int = 0,
     report: progress.Report = progress.silent,
 ) -> Posterior:
@@ -63,10 +68,11 @@ def fit(
         candidates: physics that are held against the logs in a round, about so many: in pairs, and
             eight for each parameter at least.
         rounds: at most; fewer where ξ no longer moves.
+        prior: what other logs of the robot revealed, taken for normal; the ranges where None.
 
     Raises:
-        InputError: the logs determine nothing of the robot's state, no sensor in them ever
-            changes, or a value is not finite.
+        InputError: a prior of other parameters, the logs determine nothing of the robot's state,
+            no sensor in them ever changes, or a value is not finite.
 
     Warns, in the log of the program, of a sensor that seems dead.
     """
@@ -75,17 +81,20 @@ def fit(
     rng = np.random.default_rng(seed)
     low, high = np.array(space.low, float), np.array(space.high, float)
     spread = np.diag(np.where(high > low, (high - low) ** 2 / 12, 1e-18))
-    prior = Normal((low + high) / 2, spread)
+    box = Normal((low + high) / 2, spread)
+    before = nothing(len(low)) if prior is None else revealed(prior, box, space.names)
+    known = before.with_prior(box)
     first = follower(robot, part(episodes, tracker.T))
     if first.columns != tracker.columns:
         first = tracker
-    search = _Search(candidates, prior, rng, report)
-    begin = Normal(np.clip(space.nominal, low, high), spread)
+    search = _Search(candidates, box, known, rng, report)
+    begin = known.mean if prior else np.array(space.nominal, float)
+    begin = Normal(np.clip(begin, low, high), known.covariance)
     at = _At(begin, Supposed(FIRST_DRIFT, first.noise), None, 0)
     rough = search.descended(first, at, rounds - LAST)
     found = search.descended(tracker, rough.at, rounds)
     report(rounds, {})
-    return _posterior(tracker, found, prior, rng)
+    return _posterior(tracker, found, box, before, rng)
 
 
 class _At(NamedTuple):
@@ -108,12 +117,12 @@ class _Found(NamedTuple):
     there: Array
     """(E, T, D) bool, which surprises the line is of."""
     size: float
-    """Of the posterior: mean logarithm of its deviations."""
+    """Of what the log alone says: mean logarithm of the deviations."""
     settled: bool
 
     def better(self, other: _Found) -> bool:
         """Whether ξ is known better than there, and no more surprises."""
-        likely = self.track.log_likelihood > other.track.log_likelihood
+        likely = self.track.log_likelihood > other.track.log_likelihood - NATS
         return self.size < other.size - GAIN and (likely or self.drift == other.drift)
 
     def worse(self, other: _Found) -> bool:
@@ -129,6 +138,8 @@ class _Search(NamedTuple):
     """Linearisations one after another."""
 
     candidates: int
+    box: Normal
+    """The ranges."""
     prior: Normal
     rng: np.random.Generator
     report: progress.Report
@@ -173,7 +184,7 @@ class _Search(NamedTuple):
         surprise = tracker.surprise(pairs.xi, track)  # (N, E, T, D)
         there = np.asarray(np.isfinite(surprise).all(axis=0))
         line = regressed(pairs, surprise[:, there], self.rng)
-        now = conditioned(line, self.prior)
+        now, alone = (conditioned(line, prior) for prior in (self.prior, self.box))
         mean = np.clip(now.mean, low, high)
         deviation, before = (np.sqrt(np.diag(x.covariance)) for x in (now, belief))
         wide = np.clip(WIDE, SHRINK * before / deviation, GROW * before / deviation)
@@ -182,20 +193,21 @@ class _Search(NamedTuple):
         settled = bool((wide[free] <= WIDE).all() and np.square(moved).mean() < 1)
         return _Found(
             _At(next_, track.supposed, track.noise, at.round + 1), line, track, there,
-            float(np.log(deviation[free]).mean()), settled,
+            float(np.log(np.diag(alone.covariance)[free]).mean() / 2), settled,
         )  # fmt: skip
 
 
 def _posterior(
-    tracker: Tracker, found: _Found, prior: Normal, rng: np.random.Generator
+    tracker: Tracker, found: _Found, box: Normal, before: Information, rng: np.random.Generator
 ) -> Posterior:
     line, track, there = found.line, found.track, found.there
     robot, space = tracker.robot, tracker.robot.space
     low, high = np.array(space.low, float), np.array(space.high, float)
     windows = windows_of(tracker, there)
-    said = robust(line, prior, windows.number, INFLATION)
-    mean = np.clip(said.with_prior(prior).mean, low, high)
-    xi = within(said, prior, low, high, SAMPLES, rng)
+    prior = before.with_prior(box)
+    said = robust(line, prior, windows.number, INFLATION).plus(before)
+    mean = np.clip(said.with_prior(box).mean, low, high)
+    xi = within(said, box, low, high, SAMPLES, rng)
     xi = rounded(robot, xi, rng)
     unseen = np.zeros(len(windows.number))
     for fold in range(FOLDS):
@@ -213,6 +225,22 @@ def _posterior(
         residual=tracker.residual(surprise[0], track),
         noise=tracker.by_term(track.supposed.noise), drift=track.supposed.drift,
     )  # fmt: skip
+
+
+def nothing(K: int) -> Information:
+    """What no log says of K parameters."""
+    return Information(np.zeros(K), np.zeros((K, K)), np.zeros(K))
+
+
+def revealed(posterior: Posterior, box: Normal, names: Sequence[str]) -> Information:
+    """What the logs of a posterior said. Raises InputError where it is of other parameters."""
+    if tuple(names) != posterior.names:
+        raise InputError(
+            f"the prior is of {posterior.env} with {', '.join(posterior.names)}; the robot's "
+            f"parameters are {', '.join(names)}"
+        )
+    small = np.diag(np.diag(box.covariance)) * 1e-12  # samples of what is fixed do not spread
+    return told(Normal(posterior.mean, posterior.covariance + small), box)
 
 
 def rounded(robot: MjcfRobot, xi: Array, rng: np.random.Generator) -> Array:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sim2real import progress
 from sim2real.identification import fit, grid, neural
@@ -15,6 +15,7 @@ from sim2real.identification.predictive import check
 from sim2real.identification.trajectories import read_trajectories
 from sim2real.identification.windows import Trajectory
 from sim2real.simulation.robot import Robot
+from sim2real.simulation.suspended import on_stand
 from sim2real.types import InputError, nearest
 
 log = logging.getLogger(__name__)
@@ -45,24 +46,35 @@ def method_named(name: str) -> Method:
 
 def identify(
     logs: str | Path | Iterable[str | Path], env: str | Path, *, method: str = "fit",
-    only: Sequence[str] = (), seed: int = 0, report: progress.Report = progress.silent,
+    only: Sequence[str] = (), suspended: bool = False, prior: str | Path | Posterior | None = None,
+    seed: int = 0, report: progress.Report = progress.silent,
 ) -> Posterior:  # fmt: skip
     """ξ of the robot `env` from NPZ logs: files, folders of them, or several.
 
     Args:
         method: `fit`; `grid` for one or two parameters; or `neural`, with the extra `sbi`.
         only: names of the parameters that may differ from the nominal; all where empty.
+        suspended: a robot with a floating base logged on a stand, clear of the ground.
+        prior: what other logs of the robot revealed, a posterior or its file; for `fit`.
 
     Raises:
         InputError: no logs, logs of another robot, logs that determine nothing of its state, a
-            value that is not finite, no such method or parameter.
+            value that is not finite, no such method or parameter, a prior of another robot or with
+            a method that takes none, a stand for a base that does not float.
 
     Warns, in the log of the program, of a parameter whose posterior crowds at an edge of its range,
     and where no ξ explains the logs.
     """
     robot = restricted(Robot.load(env), only)
+    if suspended:
+        robot = on_stand(robot)
+    settings: dict[str, Any] = {}
+    if prior is not None:
+        if method != "fit":
+            raise InputError(f"method '{method}' takes no prior; 'fit' does")
+        settings["prior"] = prior if isinstance(prior, Posterior) else Posterior.load(prior)
     episodes = read_trajectories(logs, robot)
-    posterior = explain(robot, episodes, method=method, seed=seed, report=report)
+    posterior = explain(robot, episodes, method=method, seed=seed, report=report, **settings)
     found = check(robot, episodes, posterior, seed=seed)
     posterior = replace(posterior, misfit=found.misfit)
     if posterior.outside:
@@ -77,7 +89,7 @@ def identify(
 
 def explain(
     robot: Robot, episodes: Sequence[Trajectory], *, method: str = "fit", seed: int = 0,
-    report: progress.Report = progress.silent, **settings: int,
+    report: progress.Report = progress.silent, **settings: Any,
 ) -> Posterior:  # fmt: skip
     """ξ that explains episodes of one robot, by a method of `METHODS`, with its errors.
 

@@ -171,12 +171,28 @@ class Information(NamedTuple):
     pull: Array
     """(K,) g"""
 
+    def plus(self, other: Information) -> Information:
+        """What two logs say together."""
+        pull = other.pull + other.precision @ (other.center - self.center)
+        return Information(self.center, self.precision + other.precision, self.pull + pull)
+
     def with_prior(self, prior: Normal) -> Normal:
         """The posterior."""
         known = np.linalg.inv(prior.covariance)
         covariance = np.linalg.inv(self.precision + known)
         pull = self.pull + known @ (prior.mean - self.center)
         return Normal(self.center + covariance @ pull, (covariance + covariance.T) / 2)
+
+
+def told(posterior: Normal, prior: Normal) -> Information:
+    """What a log said that turned a prior into a posterior; nothing where this is not narrower."""
+    known = np.linalg.inv(prior.covariance)
+    unit = np.sqrt(np.diag(prior.covariance))
+    more = (np.linalg.inv(posterior.covariance) - known) * np.outer(unit, unit)
+    values, vectors = np.linalg.eigh((more + more.T) / 2)
+    back = vectors / unit[:, None]
+    precision = (back * np.maximum(values, 0.0)) @ back.T
+    return Information(posterior.mean, precision, known @ (posterior.mean - prior.mean))
 
 
 def information(line: Line, use: Array | None = None) -> Information:

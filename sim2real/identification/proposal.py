@@ -20,10 +20,13 @@ import numpy as np
 from sim2real import progress
 from sim2real.identification.excitation import Act
 from sim2real.identification.fit import fit
-from sim2real.identification.held_out import NU
+from sim2real.identification.linearization import Normal, design, information, regressed
 from sim2real.identification.posterior import INFORMED
-from sim2real.identification.windows import LENGTH, Observers, Trajectory
+from sim2real.identification.tracking import Supposed
+from sim2real.identification.trajectories import follower, part
+from sim2real.identification.windows import LENGTH, Trajectory
 from sim2real.simulation.robot import MjcfRobot, Robot
+from sim2real.simulation.suspended import floating
 from sim2real.simulation.worlds import Worlds
 from sim2real.types import Array, InputError
 
@@ -44,6 +47,10 @@ SPARE = 0.05
 MARGIN = 0.1
 """Share by which noise may make a policy fall more often, which chance makes of it in so few
 robots; where there were no falls there must be none."""
+DRIFT = 0.1
+"""Supposed while motions are compared, see `Supposed`."""
+NEAR = 0.1
+"""Deviation of the physics by which they are compared, of the ranges."""
 NOISE = {"rad": 0.005, "m": 0.005, "rad/s": 0.05, "m/s": 0.05, "1": 0.01}
 """Of sensors, by unit, supposed for what a motion would reveal; 1 % of the motion elsewhere."""
 
@@ -159,11 +166,12 @@ def propose(
             found.append((told, i, made))
     tried = len(drives) - (act is not None)
     if not found:
+        hang = ", or hang it on a stand (--suspended)" if floating(robot.model) else ""
         why = (
             "the policy falls at once, or more often with the least noise than without it"
             if act
             else "the robot falls, or a joint comes to the end of its range; give a policy that "
-            "keeps it up (--policy), or describe it hung up"
+            f"keeps it up (--policy){hang}"
         )
         raise InputError(
             f"{robot.name}: none of {tried} motions is safe on {REHEARSALS} robots drawn from its "
@@ -296,33 +304,22 @@ def _spare(model: mujoco.MjModel, qpos: Array) -> Array:
 
 def _information(robot: MjcfRobot, log: Trajectory, seed: int) -> float:
     """Logarithm of the determinant of what a log of the nominal robot adds to the range of ξ, in
-    its deviations.
-
-    As in `fit`, a window counts as one observation, its errors averaged over lags and columns, and
-    their size is that of a simulator that is right and starts from noisy sensors.
-    """
-    space, K = robot.space, robot.space.K
-    prior = np.array(space.prior().std(), float)
-    free = prior > 0  # a range of one point has nothing to tell
+    its deviations: as in `fit`, of a part of the log, under a right simulator and noisy sensors."""
+    space, rng = robot.space, np.random.default_rng([seed, 14])
+    low, high = np.array(space.low, float), np.array(space.high, float)
+    free = high > low  # a range of one point has nothing to tell
     if len(log.command) <= LENGTH:
         return 0.0
-    step = np.where(free, 0.1 * (space.high - space.low), 1.0)
-    late = np.array([p.field == "actuator_delay" for p in space.parameters])
-    step = np.where(late, np.maximum(step, 1000 * robot.model.opt.timestep), step)
-    xi = np.tile(np.array(space.nominal, float), (1 + K, 1))
-    step = np.where(xi[0] + step > space.high, -step, step)
-    xi[1:] += np.diag(np.where(free, step, 0.0))
-    logs = [noisy(robot, log, np.random.default_rng([seed, 14]))]
-    error = Observers(robot, logs, candidates=1 + K, ticks=len(log.command))(xi)[:, 0, 1:]
-    W = error.shape[1] // LENGTH
-    error = error[:, : W * LENGTH].reshape(1 + K, W, LENGTH, -1)
-    scale = 1.4826 * np.median(np.abs(error[0]), axis=0)  # (LENGTH, D)
-    use = scale > 0
-    slope = (error[1:] - error[0]) / np.where(use, scale, np.inf)
-    slope = np.clip(slope, -NU, NU) * (prior / step)[:, None, None, None]  # contacts count no more
-    count = max(int(use.sum()), 1)
-    information = np.einsum("awld,bwld->ab", slope, slope) / count * (NU + 1) / NU
-    return float(np.linalg.slogdet(np.eye(K) + information)[1])
+    tracker = follower(robot, part([noisy(robot, log, rng)], len(log.command)))
+    nominal = np.clip(space.nominal, low, high)
+    track = tracker.follow(nominal, [Supposed(DRIFT, tracker.noise)])[0]
+    near = Normal(nominal, np.diag((NEAR * (high - low)) ** 2))
+    pairs = design(near, low, high, 0, rng)
+    surprise = tracker.surprise(pairs.xi, track)
+    there = np.asarray(np.isfinite(surprise).all(axis=0))
+    prior = np.array(space.prior().std(), float)[free]
+    told = information(regressed(pairs, surprise[:, there], rng)).precision[np.ix_(free, free)]
+    return float(np.linalg.slogdet(np.eye(len(prior)) + told * np.outer(prior, prior))[1])
 
 
 def noisy(robot: MjcfRobot, log: Trajectory, rng: np.random.Generator) -> Trajectory:

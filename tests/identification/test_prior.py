@@ -1,0 +1,85 @@
+"""What one log revealed is where the next one begins."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sim2real.identification.fit import fit, revealed
+from sim2real.identification.identify import explain, identify, restricted
+from sim2real.identification.linearization import Information, Normal, told
+from sim2real.simulation.robot import Robot
+from sim2real.types import InputError
+
+ROBOT = restricted(Robot.load("inverted_pendulum"), ["motor_strength"])
+STRENGTH = ROBOT.space.names.index("motor_strength")
+TRUE = 0.85
+
+
+def normal(seed):
+    rng = np.random.default_rng(seed)
+    root = rng.standard_normal((3, 3))
+    return Information(rng.standard_normal(3), root @ root.T, rng.standard_normal(3))
+
+
+PRIOR = Normal(np.array([0.5, -1.0, 2.0]), np.diag([0.1, 4.0, 1.0]))
+
+
+def test_two_logs_together_say_the_same_in_either_order_and_one_after_the_other():
+    a, b = normal(0), normal(1)
+    one, other = a.plus(b).with_prior(PRIOR), b.plus(a).with_prior(PRIOR)
+    after = b.with_prior(a.with_prior(PRIOR))
+    for again in (other, after):
+        np.testing.assert_allclose(again.mean, one.mean)
+        np.testing.assert_allclose(again.covariance, one.covariance)
+
+
+def test_what_a_log_said_is_told_from_its_posterior():
+    posterior = normal(2).with_prior(PRIOR)
+    again = told(posterior, PRIOR).with_prior(PRIOR)
+    np.testing.assert_allclose(again.mean, posterior.mean)
+    np.testing.assert_allclose(again.covariance, posterior.covariance)
+
+
+def test_a_posterior_that_is_no_narrower_than_the_prior_says_nothing():
+    wide = Normal(PRIOR.mean, 1.5 * PRIOR.covariance)
+    np.testing.assert_allclose(told(wide, PRIOR).precision, 0, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def posteriors(pendulum_logs):
+    """Of one log, of another, and of the other after the one."""
+    logs = [pendulum_logs(seed, episodes=1, ticks=20, motor_strength=TRUE) for seed in (0, 1)]
+    first, second = (explain(ROBOT, log, seed=0) for log in logs)
+    return first, second, fit(ROBOT, logs[1], prior=first, seed=0)
+
+
+def test_precisions_add_up(posteriors):
+    first, second, both = (1 / p.std[STRENGTH] ** 2 for p in posteriors)
+    assert both == pytest.approx(first + second, rel=0.3)
+    assert abs(posteriors[2].mean[STRENGTH] - TRUE) < 3 * posteriors[2].std[STRENGTH]
+
+
+def test_a_wrong_prior_is_believed(posteriors, pendulum_logs):
+    """A control arm: what is begun with counts."""
+    first, _, both = posteriors
+    shift = np.zeros(len(first.names))
+    shift[STRENGTH] = 4 * first.std[STRENGTH]
+    wrong = replace(first, samples=np.clip(first.samples + shift, first.low, first.high))
+    log = pendulum_logs(1, episodes=1, ticks=20, motor_strength=TRUE)
+    found = fit(ROBOT, log, prior=wrong, seed=0)
+    assert found.mean[STRENGTH] > both.mean[STRENGTH] + both.std[STRENGTH]
+
+
+def test_a_prior_of_another_robot_and_a_method_that_takes_none_are_refused(posteriors, tmp_path):
+    first = posteriors[0]
+    hopper = Robot.load("hopper")
+    box = Normal(np.zeros(hopper.space.K), np.eye(hopper.space.K))
+    with pytest.raises(InputError, match="the prior is of inverted_pendulum with cart_mass"):
+        revealed(first, box, hopper.space.names)
+    with pytest.raises(InputError, match="method 'grid' takes no prior; 'fit' does"):
+        identify(tmp_path, "inverted_pendulum", method="grid", prior=first)
+    with pytest.raises(InputError, match=r"p\.json: no such file"):
+        identify(tmp_path, "inverted_pendulum", prior=tmp_path / "p.json")
