@@ -291,6 +291,15 @@ def test_a_start_is_learned_from_which_a_few_steps_go_far(tmp_path, monkeypatch,
     assert after < before
 
 
+def test_a_policy_that_remembers_is_trained(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(
+        r"^```python rl2.py\n(.*?)^```$", PAGES["recipes"], re.DOTALL | re.MULTILINE
+    )
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["4096", "8192"]
+
+
 def test_what_the_page_names_is_there():
     page = (DOCS / "your_robot.md").read_text("utf-8")
     for name in re.findall(r"`task: (\w+)`|`(joint_trajectory|reach_pose)`", page):

@@ -6,12 +6,13 @@ import mujoco
 import numpy as np
 import pytest
 
-from sim2real.simulation.robot import Robot
+from sim2real.simulation.robot import MjcfRobot, Robot
 from sim2real.simulation.suspended import LIFT, floating, on_stand
 from sim2real.simulation.worlds import Worlds
 from sim2real.types import InputError
 
 GO1 = Robot.load("go1")
+assert isinstance(GO1, MjcfRobot)
 HUNG = on_stand(GO1)
 
 
@@ -37,6 +38,7 @@ def test_the_base_stays_and_the_legs_move():
 
 
 def test_nothing_touches_the_ground_and_all_terms_are_those_of_the_robot():
+    assert isinstance(GO1, MjcfRobot)
     assert HUNG.task.init_qpos[2] == pytest.approx(GO1.task.init_qpos[2] + LIFT)
     data = mujoco.MjData(HUNG.model)
     data.qpos[:] = HUNG.task.init_qpos

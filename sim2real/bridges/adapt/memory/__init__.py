@@ -1,0 +1,1 @@
+"""z is what a recurrent network remembers of a trial."""

@@ -1,0 +1,109 @@
+"""Trials over simulated robots: several episodes with the same ξ, then another one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sim2real.bridges.adapt.memory.trials import Actions, Outcome
+from sim2real.simulation.worlds import Worlds
+from sim2real.types import Array, InputError
+
+
+class RobotTrials:
+    """B worlds, each with a robot of its own for `episodes` episodes.
+
+    Actions are in [-1, 1], the middle of a command's range at 0. What is seen and the reward are
+    standardised by their running statistics, the same for all robots, for what makes robots differ
+    must stay visible; `settle` takes them over, and between two calls they stay as they are.
+
+    Args:
+        worlds: that draw their ξ; their noise of sensors and the like is that of their gap.
+        episodes: of a trial.
+
+    Raises:
+        InputError: no episodes, or worlds that all have the same ξ.
+    """
+
+    def __init__(self, worlds: Worlds, *, episodes: int) -> None:
+        if episodes < 1:
+            raise InputError(f"episodes is {episodes}; a trial needs at least 1")
+        if worlds.draws.distribution is None:
+            raise InputError(
+                f"the worlds of {worlds.robot.name} draw no ξ, so there is nothing to adapt to; "
+                "give them a distribution"
+            )
+        self.worlds, self.episodes = worlds, episodes
+        self.batch, self.obs_size = worlds.num_worlds, worlds.obs_size
+        low, high = (np.asarray(x, float) for x in (worlds.action_low, worlds.action_high))
+        self._middle, self._half = (low + high) / 2, (high - low) / 2
+        self.actions = Actions(len(low))
+        self.obs_statistics = Running(worlds.obs_size)
+        self.return_statistics = Running(1)
+        """Of the discounted reward of a trial so far, whose size scales the reward."""
+        self._left = np.full(self.batch, episodes)
+        self._so_far = np.zeros(self.batch)
+
+    def begin(self) -> Array:
+        """(B, O), new robots."""
+        obs = self.worlds.reset()
+        self._left[:], self._so_far[:] = self.episodes, 0.0
+        self.obs_statistics.add(obs)
+        self.settle()
+        return self.obs_statistics.standardised(obs)
+
+    def step(self, action: Array) -> Outcome:
+        """After actions (B, A)."""
+        command = self._middle + self._half * np.clip(action, -1.0, 1.0)
+        step = self.worlds.advance(command.astype(np.float32))
+        done = step.terminated | step.truncated
+        self._left -= done
+        over, obs = self._left == 0, step.obs
+        inside = done & ~over
+        if inside.any():
+            obs = np.where(
+                inside[:, None], self.worlds.reset(inside, xi=self.worlds.xi[inside]), obs
+            )
+        if over.any():
+            obs = np.where(over[:, None], self.worlds.reset(over), obs)
+            self._left[over] = self.episodes
+        self._so_far = DISCOUNT * self._so_far + step.reward
+        self.obs_statistics.add(obs)
+        self.return_statistics.add(self._so_far[:, None])
+        self._so_far[over] = 0.0
+        reward = step.reward / self.return_statistics.deviation[0]
+        return Outcome(self.obs_statistics.standardised(obs), reward, done, over)
+
+    def settle(self) -> None:
+        """Takes over what was gathered since the last call."""
+        self.obs_statistics.settle()
+        self.return_statistics.settle()
+
+
+DISCOUNT = 0.99
+"""Of the sums by whose size rewards are scaled."""
+FARTHEST = 10.0
+"""Deviations that are seen at most."""
+
+
+class Running:
+    """Mean and deviation (size,) of what was added until `settle`."""
+
+    def __init__(self, size: int) -> None:
+        self.mean, self.deviation = np.zeros(size), np.ones(size)
+        self._count, self._sum, self._square = 0, np.zeros(size), np.zeros(size)
+
+    def add(self, values: Array) -> None:
+        """(n, size)"""
+        self._count += len(values)
+        self._sum += values.sum(axis=0)
+        self._square += np.square(values).sum(axis=0)
+
+    def settle(self) -> None:
+        """From now on what was added counts."""
+        if self._count > 1:
+            self.mean = self._sum / self._count
+            variance = self._square / self._count - self.mean**2
+            self.deviation = np.sqrt(np.maximum(variance, 0.0)) + 1e-6
+
+    def standardised(self, values: Array) -> Array:
+        return np.clip((values - self.mean) / self.deviation, -FARTHEST, FARTHEST)

@@ -1,0 +1,89 @@
+"""Trials: several episodes with one robot, and what a policy that remembers is told in them.
+
+A trial is one robot, drawn anew; z lasts for all of its episodes and is cleared between trials. The
+whole trial is what is maximised: what an early episode costs may pay in a later one (RL²; Duan and
+others 2016, Wang and others 2016).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from sim2real.types import Array
+
+
+@dataclass(frozen=True)
+class Actions:
+    """What a policy chooses: one of `size` actions, or `size` numbers."""
+
+    size: int
+    discrete: bool = False
+
+    def told(self, action: Array) -> Array:
+        """(B, size): numbers as they are, a choice as one of `size`."""
+        return np.eye(self.size, dtype=np.float32)[action] if self.discrete else action
+
+
+class Outcome(NamedTuple):
+    """What came of an action, in B trials side by side."""
+
+    obs: Array
+    """(B, O) what is seen next: of the next episode where one ended, of the next trial where that
+    did."""
+    reward: Array
+    """(B,)"""
+    done: Array
+    """(B,) bool, an episode ended."""
+    over: Array
+    """(B,) bool, the trial ended with it, and another robot was drawn."""
+
+
+class Trials(Protocol):
+    """B trials side by side, without end."""
+
+    batch: int
+    obs_size: int
+    actions: Actions
+
+    def begin(self) -> Array:
+        """(B, O) what is seen first, of robots drawn anew."""
+        ...
+
+    def step(self, action: Array) -> Outcome:
+        """After the actions (B,) of choices, or (B, A)."""
+        ...
+
+    def settle(self) -> None:
+        """Called between two sequences: what the observations are standardised by may change."""
+        ...
+
+
+@dataclass(frozen=True)
+class Told:
+    """x: what the network sees in a step, [observation, last action, last reward, whether an
+    episode ended with it]; zeros for the last three where a trial begins."""
+
+    obs_size: int
+    actions: Actions
+    reward: bool = True
+    """Whether the robot can measure it; what it cannot, it must not be told in training either."""
+
+    @property
+    def size(self) -> int:
+        """I"""
+        return self.obs_size + self.actions.size + int(self.reward) + 1
+
+    def first(self, obs: Array) -> Array:
+        """(B, I) as trials begin."""
+        rest = np.zeros((len(obs), self.size - self.obs_size))
+        return np.concatenate([obs, rest], axis=1).astype(np.float32)
+
+    def after(self, action: Array, outcome: Outcome) -> Array:
+        """(B, I) one step later."""
+        reward = [outcome.reward[:, None]] if self.reward else []
+        last = [self.actions.told(action), *reward, outcome.done[:, None]]
+        rest = np.concatenate(last, axis=1) * ~outcome.over[:, None]
+        return np.concatenate([outcome.obs, rest], axis=1).astype(np.float32)
