@@ -32,9 +32,6 @@ ROUNDS, LAST = 14, 4
 """Linearisations at most, and those of them that are kept for all of the log."""
 WIDE = 3.0
 """Deviations of the candidates over those of the posterior: what is rough is then averaged."""
-INFLATION = 1.2
-"""Of the deviations at the end, for what is left of the roughness: chosen on five hoppers with
-hidden ξ, other ones than those of `tools/study_identification.py`."""
 TRIED = 0.4
 """Times the drift is tried next."""
 NATS = 2.0
@@ -205,7 +202,7 @@ def _posterior(
     low, high = np.array(space.low, float), np.array(space.high, float)
     windows = windows_of(tracker, there)
     prior = before.with_prior(box)
-    said = robust(line, prior, windows.number, INFLATION).plus(before)
+    said = robust(line, prior, windows.number).plus(before)
     mean = np.clip(said.with_prior(box).mean, low, high)
     xi = within(said, box, low, high, SAMPLES, rng)
     xi = rounded(robot, xi, rng)

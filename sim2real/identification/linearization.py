@@ -207,13 +207,13 @@ def conditioned(line: Line, prior: Normal, use: Array | None = None) -> Normal:
     return information(line, use).with_prior(prior)
 
 
-def robust(line: Line, prior: Normal, window: Array, inflation: float = 1.0) -> Information:
+def robust(line: Line, prior: Normal, window: Array) -> Information:
     """What a log says where windows count as often as their scores show; `window` (M,) numbers
     them.
 
     Under a right model the scores' covariance over W windows, times W / (W - K), for K of their
     degrees of freedom went into the mean, is H. In principal directions of H, with ξ in deviations
-    of the prior, in which the scores spread more, H is less by so much, and by `inflation`² in all.
+    of the prior, in which the scores spread more, H is less by so much.
     Where the log-likelihood is highest stays.
     """
     said = information(line)
@@ -227,7 +227,7 @@ def robust(line: Line, prior: Normal, window: Array, inflation: float = 1.0) -> 
     unit = np.sqrt(np.diag(prior.covariance))
     values, vectors = np.linalg.eigh(said.precision * np.outer(unit, unit))
     spread = np.square(total @ (unit[:, None] * vectors)).sum(axis=0) * W / max(W - K, 1)
-    more = inflation**2 * np.maximum(spread / np.maximum(values, 1e-9), 1.0)
+    more = np.maximum(spread / np.maximum(values, 1e-9), 1.0)
     back = vectors / unit[:, None]
     precision = (back * (np.maximum(values, 0.0) / more)) @ back.T
     pull = back @ (vectors.T @ (unit * said.pull) / more)

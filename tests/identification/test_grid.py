@@ -23,7 +23,7 @@ def test_one_parameter_agrees_with_the_fit(pendulum_logs):
     k = ROBOT.space.names.index("motor_strength")
     assert abs(exact.mean[k] - 0.8) < 3 * exact.std[k]
     assert abs(exact.mean[k] - linear.mean[k]) < exact.std[k]
-    assert 0.9 < linear.std[k] / exact.std[k] < 1.8  # the fit's is inflated by a fifth
+    assert 0.75 < linear.std[k] / exact.std[k] < 1.5
     for size in exact.noise.values():
         assert size == pytest.approx(NOISE, rel=0.4)
     assert exact.log_likelihood > exact.log_likelihood_nominal

@@ -180,15 +180,16 @@ def test_the_robust_spread_covers_where_the_plain_one_claims_too_much(size, toge
 
 
 def test_what_is_made_wider_keeps_its_summit():
-    """Also in a direction that the log hardly tells, where a posterior is led by its prior."""
-    _, _, _, surprise = problem(6)
+    """Also in a direction that the log hardly tells, where a posterior is led by its prior. Errors
+    are three times as large as stated."""
+    _, _, _, surprise = problem(6, 3.0)
     found = line(surprise)
     weak = found._replace(slope=found.slope * np.array([[1e-3], [1.0], [1.0]]))
     windows = np.arange(M) // 10
-    plain, wide = information(weak), robust(weak, PRIOR, windows, 3.0)
+    plain, wide = information(weak), robust(weak, PRIOR, windows)
     summits = [x.center + np.linalg.solve(x.precision, x.pull) for x in (plain, wide)]
     np.testing.assert_allclose(summits[0], summits[1], rtol=1e-6)
-    assert np.linalg.eigvalsh(plain.precision / 8.9 - wide.precision).min() > -1e-6
+    assert np.linalg.eigvalsh(plain.precision / 4 - wide.precision).min() > -1e-6
 
 
 def test_what_is_fixed_takes_no_freedom():
