@@ -42,6 +42,8 @@ AROUND = 6.0
 """Deviations of the fit within which robots are drawn."""
 AT_ONCE = 50
 """Robots that are simulated side by side."""
+COLUMNS = 4000
+"""Surprises of all robots that are reckoned with at once."""
 LONGEST = 120.0
 """Seconds in which draws must be found that lie in the box."""
 DRAWS = 200
@@ -116,20 +118,34 @@ class Score:
 
     def __init__(self, xi: Array, surprise: Array, terms: Array) -> None:
         x = xi - xi.mean(axis=0)
+        back, M = np.linalg.pinv(x), surprise.shape[1]
         self._terms = terms
-        self._mean = surprise.mean(axis=0)
-        slope = np.linalg.lstsq(x, surprise - self._mean, rcond=None)[0]  # (K, M)
-        left = np.square(surprise - self._mean - x @ slope).mean(axis=0)
-        self._weighted = slope / left
+        self._mean, self._weighted = np.empty(M), np.empty((xi.shape[1], M))
+        for some in _columns(M):  # all at once would take several times the memory of the surprises
+            part = surprise[:, some].astype(float)
+            self._mean[some] = part.mean(axis=0)
+            part -= self._mean[some]
+            slope = back @ part  # (K, m)
+            self._weighted[:, some] = slope / np.square(part - x @ slope).mean(axis=0)
 
     def __call__(self, surprise: Array) -> Array:
         """(N, M) -> (N, K + terms)"""
-        score = (surprise - self._mean) @ self._weighted.T
-        sizes = [
-            np.log(np.square(surprise[:, self._terms == k]).mean(axis=1) + 1e-12)
-            for k in range(int(self._terms.max()) + 1)
-        ]
-        return np.column_stack([score, *sizes])
+        terms, count = int(self._terms.max()) + 1, np.bincount(self._terms)
+        score, square = (
+            np.zeros((len(surprise), len(self._weighted))),
+            np.zeros((len(surprise), terms)),
+        )
+        for some in _columns(surprise.shape[1]):
+            part = surprise[:, some].astype(float)
+            score += (part - self._mean[some]) @ self._weighted[:, some].T
+            for k in range(terms):
+                square[:, k] += np.square(part[:, self._terms[some] == k]).sum(axis=1)
+        return np.column_stack([score, np.log(square / count + 1e-12)])
+
+
+def _columns(M: int) -> list[Array]:
+    """0 to M - 1 in pieces."""
+    return np.array_split(np.arange(M), max(1, M // COLUMNS))
 
 
 class Untold:

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from sim2real.identification import neural
 from sim2real.identification.identify import explain, restricted
 from sim2real.identification.neural import CHECKED, Score, _learned
 from sim2real.simulation.robot import Robot
@@ -46,6 +47,15 @@ def test_a_score_is_the_posterior_mean_of_a_straight_line_up_to_scale():
     back = score[:, :2] @ np.linalg.inv(slope @ slope.T)
     for k in range(2):
         assert np.corrcoef(back[:, k], xi[:, k])[0, 1] > 0.95
+
+
+def test_a_score_is_the_same_in_pieces(monkeypatch):
+    rng = np.random.default_rng(1)
+    xi, terms = rng.random((50, 2)), np.arange(90) // 30
+    r = xi @ rng.standard_normal((2, 90)) + rng.standard_normal((50, 90))
+    whole = Score(xi, r, terms)(r)
+    monkeypatch.setattr(neural, "COLUMNS", 20)
+    np.testing.assert_allclose(Score(xi, r, terms)(r), whole)
 
 
 def test_a_pendulum_is_identified_as_by_the_fit(pendulum_logs):
