@@ -161,7 +161,7 @@ def attribute(
     effects = [
         Effect(p.name, p.unit, float(mean[k]), float(nominal[k]), bool(posterior.informed[k]),
                share((off[k] - left) / base), float(np.sqrt(size[3 + 2 * K + k, 0])))
-        for k, p in enumerate(space.parameters)
+        for k, p in enumerate(space.parameters) if posterior.prior_std[k] > 0  # else it was fixed
     ]  # fmt: skip
     effects.sort(key=lambda e: -e.share.mean)
     return Attribution(

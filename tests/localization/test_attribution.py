@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,16 @@ def test_what_logs_cannot_reveal_moves_nothing(hopper, logged):
     found = attribute(hopper, episodes, known(hopper, action_latency=4.0))
     by = {e.name: e.sensitivity for e in found.effects}
     assert by["floor_friction"] < 0.2 * by["motor_strength"]
+
+
+def test_what_was_fixed_when_it_was_identified_is_no_effect(hopper, logged):
+    episodes = logged(hopper, Gap(xi={"action_latency": 4.0}), episodes=2, ticks=40, terms=TERMS)
+    posterior = known(hopper, action_latency=4.0)
+    free = posterior.prior_std.copy()
+    free[0] = 0.0
+    found = attribute(hopper, episodes, replace(posterior, prior_std=free))
+    named = {e.name for e in found.effects}
+    assert named == set(hopper.space.names[1:])
 
 
 def test_rates_that_are_differences_are_recognised():
