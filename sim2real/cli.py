@@ -169,6 +169,8 @@ def _parser() -> argparse.ArgumentParser:
         "--loaded", action="store_true", help="of an arm: recorded with its identified load"
     )
     p.add_argument("--env", required=True, help="the robot that wrote them")
+    p.add_argument("--suspended", action="store_true",
+                   help="logged on a stand, clear of the ground")  # fmt: skip
     p.add_argument("--picture", help="where the finding is drawn (PNG)")
     p.add_argument("--seed", type=_seed, default=0, help="of the test; default 0")
 
@@ -460,6 +462,11 @@ def excite(arguments: argparse.Namespace) -> int:
 
     if arguments.policy and arguments.out:
         raise InputError("--out is for a motion; with --policy there is none to write")
+    if arguments.policy and arguments.suspended:
+        raise InputError(
+            "--suspended is for a motion of its own: how much noise a policy bears on a stand says "
+            "nothing of the ground"
+        )
     robot = Robot.load(arguments.env)
     if arguments.suspended:
         robot = on_stand(robot)
@@ -555,7 +562,7 @@ def _recorded(files: Sequence[str]) -> bool:
 
 
 def _identify_arm(arguments: argparse.Namespace) -> int:
-    for option in ("method", "only"):
+    for option in ("method", "only", "suspended", "prior"):
         if getattr(arguments, option):
             raise InputError(f"--{option} goes with logs of `sim2real run`")
     from sim2real.identification.arm import TERMS, fit_arm
@@ -591,6 +598,8 @@ def _identify_arm(arguments: argparse.Namespace) -> int:
 
 def gap(arguments: argparse.Namespace) -> int:
     if _recorded(arguments.logs):
+        if arguments.suspended:
+            raise InputError("--suspended goes with logs of `sim2real run`")
         return _arm_gap(arguments)
     if arguments.loaded:
         raise InputError("--loaded goes with CSV recordings of an arm")
@@ -600,8 +609,11 @@ def gap(arguments: argparse.Namespace) -> int:
     from sim2real.localization.findings import COLUMNS
     from sim2real.localization.localize import STAGES, explain_gap
     from sim2real.simulation.robot import Robot
+    from sim2real.simulation.suspended import on_stand
 
     robot = Robot.load(arguments.env)
+    if arguments.suspended:
+        robot = on_stand(robot)
     episodes = read_trajectories(arguments.logs, robot)
     with progress.bar("gap", STAGES) as report:
         found = explain_gap(robot, episodes, seed=arguments.seed, report=report)

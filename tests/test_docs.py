@@ -292,11 +292,13 @@ def test_a_start_is_learned_from_which_a_few_steps_go_far(tmp_path, monkeypatch,
 
 
 def test_a_policy_that_remembers_is_trained(tmp_path, monkeypatch, capsys):
-    (code,) = re.findall(
-        r"^```python rl2.py\n(.*?)^```$", PAGES["recipes"], re.DOTALL | re.MULTILINE
-    )
+    code = re.findall(r"^```python rl2.py\n(.*?)^```$", PAGES["recipes"], re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(tmp_path)
-    exec(code, {})
+    names: dict[str, Any] = {}
+    for part in code:
+        exec(part, names)
+    assert len(code) == 2
+    assert np.isfinite(names["x"]).all()
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["4096", "8192"]
 
 

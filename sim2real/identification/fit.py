@@ -64,7 +64,7 @@ def fit(
         episodes: logged episodes of one robot.
         candidates: physics that are held against the logs in a round, about so many: in pairs, and
             eight for each parameter at least.
-        rounds: at most; fewer where ξ no longer moves.
+        rounds: at most, and two at least; fewer where ξ no longer moves.
         prior: what other logs of the robot revealed, taken for normal; the ranges where None.
 
     Raises:
@@ -79,13 +79,13 @@ def fit(
     low, high = np.array(space.low, float), np.array(space.high, float)
     spread = np.diag(np.where(high > low, (high - low) ** 2 / 12, 1e-18))
     box = Normal((low + high) / 2, spread)
-    before = nothing(len(low)) if prior is None else revealed(prior, box, space.names)
+    before = nothing(len(low)) if prior is None else revealed(prior, robot)
     known = before.with_prior(box)
     first = follower(robot, part(episodes, tracker.T))
     if first.columns != tracker.columns:
         first = tracker
     search = _Search(candidates, box, known, rng, report)
-    begin = known.mean if prior else np.array(space.nominal, float)
+    begin = np.array(space.nominal, float) if prior is None else known.mean
     begin = Normal(np.clip(begin, low, high), known.covariance)
     at = _At(begin, Supposed(FIRST_DRIFT, first.noise), None, 0)
     rough = search.descended(first, at, rounds - LAST)
@@ -163,7 +163,8 @@ class _Search(NamedTuple):
             supposed = at.supposed._replace(drift=drift)
             noise = at.shown if shown else None
             now = self.stepped(tracker, at._replace(supposed=supposed, shown=noise))
-        if now.better(best) or (now.settled and not now.worse(best)):
+        as_good = now.settled and not now.worse(best) and now.drift == best.drift
+        if now.better(best) or as_good:
             return now
         return best._replace(at=best.at._replace(round=now.at.round))
 
@@ -202,7 +203,7 @@ def _posterior(
     low, high = np.array(space.low, float), np.array(space.high, float)
     windows = windows_of(tracker, there)
     prior = before.with_prior(box)
-    said = robust(line, prior, windows.number).plus(before)
+    said = robust(line, box, windows.number).plus(before)
     mean = np.clip(said.with_prior(box).mean, low, high)
     xi = within(said, box, low, high, SAMPLES, rng)
     xi = rounded(robot, xi, rng)
@@ -229,15 +230,26 @@ def nothing(K: int) -> Information:
     return Information(np.zeros(K), np.zeros((K, K)), np.zeros(K))
 
 
-def revealed(posterior: Posterior, box: Normal, names: Sequence[str]) -> Information:
-    """What the logs of a posterior said. Raises InputError where it is of other parameters."""
-    if tuple(names) != posterior.names:
+def revealed(posterior: Posterior, robot: Robot) -> Information:
+    """What the logs of a posterior said, over the ranges that were searched then; nothing of what
+    was fixed then. Raises InputError where it is of another robot or of other parameters."""
+    names = tuple(robot.space.names)
+    if posterior.env != robot.name or posterior.names != names:
         raise InputError(
-            f"the prior is of {posterior.env} with {', '.join(posterior.names)}; the robot's "
-            f"parameters are {', '.join(names)}"
+            f"the prior is of {posterior.env} with {', '.join(posterior.names)}; the robot is "
+            f"{robot.name} with {', '.join(names)}"
         )
-    small = np.diag(np.diag(box.covariance)) * 1e-12  # samples of what is fixed do not spread
-    return told(Normal(posterior.mean, posterior.covariance + small), box)
+    said = nothing(len(names))
+    free = np.flatnonzero(posterior.high > posterior.low)
+    if not len(free):
+        return said
+    low, high = posterior.low[free], posterior.high[free]
+    box = Normal((low + high) / 2, np.diag((high - low) ** 2 / 12))
+    covariance = posterior.covariance[np.ix_(free, free)] + 1e-9 * box.covariance
+    alone = told(Normal(posterior.mean[free], covariance), box)
+    said.center[free], said.pull[free] = alone.center, alone.pull
+    said.precision[np.ix_(free, free)] = alone.precision
+    return said
 
 
 def rounded(robot: MjcfRobot, xi: Array, rng: np.random.Generator) -> Array:

@@ -1,6 +1,7 @@
 """One or two parameters of ξ from logs: the likelihood of the whole log at every cell of a grid.
 
-Nothing is taken for straight or normal, and every cell is followed by a filter with its own gains.
+Nothing is taken for straight, and every cell is followed by a filter with its own gains; noise and
+drift are the likeliest, single contacts bounded (`tracking.py`).
 So it is what `fit.py` is held against; and it shows a density with two summits, which that cannot.
 The price is a filter for every cell, hence one or two parameters.
 """

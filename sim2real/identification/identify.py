@@ -25,7 +25,7 @@ class Method(NamedTuple):
     """How ξ is found."""
 
     explain: Callable[..., Posterior]
-    """(robot, episodes, *, seed, report) -> Posterior"""
+    """(robot, episodes, *, seed, report) -> Posterior; `fit` takes a `prior`, too."""
     steps: int
     """That it reports."""
 
@@ -70,7 +70,7 @@ def identify(
         robot = on_stand(robot)
     settings: dict[str, Any] = {}
     if prior is not None:
-        if method != "fit":
+        if method_named(method) is not METHODS["fit"]:
             raise InputError(f"method '{method}' takes no prior; 'fit' does")
         settings["prior"] = prior if isinstance(prior, Posterior) else Posterior.load(prior)
     episodes = read_trajectories(logs, robot)
@@ -81,8 +81,9 @@ def identify(
         log.warning(
             "%s: no ξ within the ranges explains these logs: what surprises in them lasts, %.2g "
             "where robots of the posterior show %.2g; take its intervals for too narrow, and see "
-            "`sim2real gap` for which joint or sensor differs",
+            "`sim2real gap%s` for which joint or sensor differs",
             robot.name, found.correlation, found.imagined.mean(),
+            " --suspended" if suspended else "",
         )  # fmt: skip
     return posterior
 

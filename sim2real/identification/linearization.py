@@ -185,14 +185,16 @@ class Information(NamedTuple):
 
 
 def told(posterior: Normal, prior: Normal) -> Information:
-    """What a log said that turned a prior into a posterior; nothing where this is not narrower."""
+    """What a log said that turned a prior into a posterior; nothing in directions in which this is
+    not narrower."""
     known = np.linalg.inv(prior.covariance)
     unit = np.sqrt(np.diag(prior.covariance))
     more = (np.linalg.inv(posterior.covariance) - known) * np.outer(unit, unit)
     values, vectors = np.linalg.eigh((more + more.T) / 2)
-    back = vectors / unit[:, None]
-    precision = (back * np.maximum(values, 0.0)) @ back.T
-    return Information(posterior.mean, precision, known @ (posterior.mean - prior.mean))
+    kept = values > 0
+    back = (vectors / unit[:, None])[:, kept]
+    pull = vectors[:, kept].T @ (unit * (known @ (posterior.mean - prior.mean)))
+    return Information(posterior.mean, (back * values[kept]) @ back.T, back @ pull)
 
 
 def information(line: Line, use: Array | None = None) -> Information:

@@ -26,7 +26,7 @@ from sim2real.identification.tracking import Supposed
 from sim2real.identification.trajectories import follower, part
 from sim2real.identification.windows import LENGTH, Trajectory
 from sim2real.simulation.robot import MjcfRobot, Robot
-from sim2real.simulation.suspended import floating
+from sim2real.simulation.suspended import SuspendedRobot, floating
 from sim2real.simulation.worlds import Worlds
 from sim2real.types import Array, InputError
 
@@ -166,7 +166,8 @@ def propose(
             found.append((told, i, made))
     tried = len(drives) - (act is not None)
     if not found:
-        hang = ", or hang it on a stand (--suspended)" if floating(robot.model) else ""
+        hangs = isinstance(robot, SuspendedRobot) or not floating(robot.model)
+        hang = "" if hangs else ", or hang it on a stand (--suspended)"
         why = (
             "the policy falls at once, or more often with the least noise than without it"
             if act

@@ -55,7 +55,8 @@ that came a step early: the state's covariance is widened until it was not."""
 FEW = 256
 """Worlds below which one thread steps them."""
 ASTRAY = 1e3
-"""What a diverged simulation says is no larger [m, rad, m/s, rad/s]."""
+"""What a diverged simulation says is no larger [m, rad, m/s, rad/s], and its sensors' values no
+larger than so many times what was logged."""
 OPEN = 100
 """Control steps from which is read by how much velocities change in one."""
 
@@ -269,6 +270,7 @@ class Tracker:
         seen = np.repeat(np.stack([np.diag(s.noise**2) for s in supposed]), E, axis=0)
         given = self.logged if logged is None else logged
         followed = np.broadcast_to(given, (F, *self.logged.shape)).reshape(F * E, T + 1, D)
+        farthest = ASTRAY * np.maximum(np.nanmax(np.abs(followed), axis=(0, 1)), 1.0)
         jump = D + JUMP * (2 * D) ** 0.5
         gain = np.zeros((F * E, T, n, D))
         root = np.tile(np.eye(D), (F * E, T, 1, 1))
@@ -284,7 +286,8 @@ class Tracker:
             told = self._read(engine).reshape(F * E, S, D)
             q, v = data["qpos"].reshape(F * E, S, -1), data["qvel"].reshape(F * E, S, -1)
             out = np.concatenate([c.between(q[:, :1], q), v - v[:, :1]], axis=2)  # (F·E, S, n)
-            out, told = (np.clip(np.nan_to_num(x), -ASTRAY, ASTRAY) for x in (out, told))
+            out = np.clip(np.nan_to_num(out), -ASTRAY, ASTRAY)
+            told = np.clip(np.nan_to_num(told), -farthest, farthest)
             ahead, behind = slice(1, 1 + n), slice(1 + n, S)
             went = (out[:, ahead] - out[:, behind]) / (2 * SPREAD)  # (F·E, n, n)
             showed = (told[:, ahead] - told[:, behind]) / (2 * SPREAD)  # (F·E, n, D)

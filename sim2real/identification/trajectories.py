@@ -99,7 +99,8 @@ def follower(robot: Robot, episodes: Sequence[Trajectory]) -> Tracker:
 def part(episodes: Sequence[Trajectory], ticks: int) -> list[Trajectory]:
     """A share of the first `ticks` control steps of the episodes, which tells roughly where ξ is:
     whole ones, the longest first, and of the last as much as is still wanted."""
-    long = sorted((min(len(e.command), ticks), -i) for i, e in enumerate(episodes))[::-1]
+    all_ = [(min(len(e.command), ticks), -i) for i, e in enumerate(episodes)]
+    long = sorted(((n, i) for n, i in all_ if n > LENGTH), reverse=True)
     wanted = max(LEAST_PART, round(PART * sum(n for n, _ in long)))
     some: list[Trajectory] = []
     for n, i in long:

@@ -104,8 +104,8 @@ def test_the_last_action_reward_and_end_of_an_episode_are_told_and_cleared_betwe
     between = told.after(action, Outcome(obs, reward, yes, yes))
     np.testing.assert_array_equal(between, [[8, 0, 0, 0, 0]])
     silent = Told(1, NUMBERS, reward=False)
-    told_numbers = silent.after(np.array([[0.1, 0.2, 0.3]]), Outcome(obs, reward, yes, no))
-    np.testing.assert_allclose(told_numbers, [[8, 0.1, 0.2, 0.3, 1]])
+    told_numbers = silent.after(np.array([[0.1, 0.2, -3.0]]), Outcome(obs, reward, yes, no))
+    np.testing.assert_allclose(told_numbers, [[8, 0.1, 0.2, -1.0, 1]])
 
 
 # Returns of trials
@@ -207,6 +207,9 @@ def test_settings_that_cannot_be_are_refused():
     with pytest.raises(InputError, match="epochs is 0; it must be at least 1"):
         PPOSettings(epochs=0)
     told = Told(1, CHOICE)
+    alone = PPOSettings(minibatches=1, centered=True)
+    with pytest.raises(InputError, match="centered takes the mean over the worlds"):
+        RecurrentPPO(RecurrentActorCritic(told.size, CHOICE), ShownBit(1), told, alone, steps=1)
     with pytest.raises(InputError, match=r"4 minibatches of 2 worlds.*whole sequences"):
         RecurrentPPO(
             RecurrentActorCritic(told.size, CHOICE), ShownBit(2), told, PPOSettings(), steps=1
@@ -253,6 +256,17 @@ def test_actions_are_of_the_commands_range_and_what_is_seen_is_standardised_alik
     trials.settle()
     assert not np.array_equal(trials.obs_statistics.mean, before)
     assert np.isfinite(np.stack([o.obs for o in raw])).all()
+
+
+def test_what_is_seen_is_standardised_from_the_first_step_on():
+    trials = hoppers(B=8)
+    first = trials.begin()
+    mean = trials.obs_statistics.mean.copy()
+    assert np.abs(first).max() < FARTHEST
+    assert trials.return_statistics.deviation[0] != 1
+    trials.begin()
+    np.testing.assert_array_equal(trials.obs_statistics.mean, mean)
+    assert (trials.worlds.ticks == 0).all()
 
 
 def test_running_statistics_are_those_of_all_that_was_added():

@@ -44,8 +44,9 @@ def test_what_a_log_said_is_told_from_its_posterior():
 
 
 def test_a_posterior_that_is_no_narrower_than_the_prior_says_nothing():
-    wide = Normal(PRIOR.mean, 1.5 * PRIOR.covariance)
-    np.testing.assert_allclose(told(wide, PRIOR).precision, 0, atol=1e-12)
+    wide = told(Normal(PRIOR.mean + 1, 1.5 * PRIOR.covariance), PRIOR)
+    for part in (wide.precision, wide.pull):
+        np.testing.assert_allclose(part, 0, atol=1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +74,34 @@ def test_a_wrong_prior_is_believed(posteriors, pendulum_logs):
     assert found.mean[STRENGTH] > both.mean[STRENGTH] + both.std[STRENGTH]
 
 
+def test_what_was_fixed_when_the_prior_was_found_is_not_known_from_it(posteriors):
+    """Found with --only: nothing was learned of the others."""
+    first = posteriors[0]
+    free = Robot.load("inverted_pendulum")
+    said = revealed(first, free)
+    others = [k for k in range(free.space.K) if k != STRENGTH]
+    assert said.precision[STRENGTH, STRENGTH] > 0
+    assert not said.precision[others].any()
+    assert not said.pull[others].any()
+
+
+def test_a_prior_counts_over_the_range_in_which_it_was_searched(posteriors):
+    """A posterior that is as wide as its range was knows nothing, however wide the range is now."""
+    first = posteriors[0]
+    low, high = first.low.copy(), first.high.copy()
+    low[STRENGTH], high[STRENGTH] = 0.8, 1.2
+    samples = first.samples.copy()
+    samples[:, STRENGTH] = np.linspace(0.8, 1.2, len(samples))
+    flat = replace(first, low=low, high=high, samples=samples)
+    assert revealed(flat, ROBOT).precision[STRENGTH, STRENGTH] * 0.1**2 < 0.05
+
+
 def test_a_prior_of_another_robot_and_a_method_that_takes_none_are_refused(posteriors, tmp_path):
     first = posteriors[0]
-    hopper = Robot.load("hopper")
-    box = Normal(np.zeros(hopper.space.K), np.eye(hopper.space.K))
-    with pytest.raises(InputError, match="the prior is of inverted_pendulum with cart_mass"):
-        revealed(first, box, hopper.space.names)
+    for name, robot in (("inverted_pendulum", "hopper"), ("hopper", "inverted_pendulum")):
+        other = replace(first, env=name)
+        with pytest.raises(InputError, match=f"the prior is of {name} with cart_mass.*{robot}"):
+            revealed(other, Robot.load(robot))
     with pytest.raises(InputError, match="method 'grid' takes no prior; 'fit' does"):
         identify(tmp_path, "inverted_pendulum", method="grid", prior=first)
     with pytest.raises(InputError, match=r"p\.json: no such file"):

@@ -76,7 +76,7 @@ def score(reward=True, forgets=False, seed=0):
         step, unroll = network.step, network.unroll
         network.step = lambda x, z: step(x, network.initial(len(x)))
         network.unroll = lambda x, z, begin: unroll(x, z, torch.ones_like(begin))
-    how = PPOSettings(sequence=PULLS, learning_rate=3e-3, gamma=1.0, entropy=0.02)
+    how = PPOSettings(sequence=PULLS, learning_rate=3e-3, gamma=1.0, entropy=0.02, centered=True)
     RecurrentPPO(network, Bandits(BATCH, seed), told, how, steps=TRAINED, seed=seed).learn()
     bandits = Bandits(TESTED, 10_000 + seed)
     x, z, total = told.first(bandits.begin()), network.initial(TESTED), np.zeros(TESTED)

@@ -58,3 +58,21 @@ def test_nothing_touches_the_ground_and_all_terms_are_those_of_the_robot():
 def test_what_needs_no_stand_is_told(name, said):
     with pytest.raises(InputError, match=f"^{name}.*{said}"):
         on_stand(Robot.load(name))
+
+
+def test_a_thing_that_lies_about_is_no_base():
+    model = mujoco.MjModel.from_xml_string("""
+    <mujoco><worldbody>
+      <body><joint name="j" axis="0 1 0"/><geom size="0.1" mass="1"/></body>
+      <body pos="1 0 0"><freejoint/><geom size="0.1" mass="1"/></body>
+    </worldbody><actuator><motor joint="j"/></actuator></mujoco>""")
+    assert floating(model) == []
+
+
+def test_nothing_falls_on_a_stand():
+    """An ant above its own limit of height; the control arm is the ant on the ground."""
+    ant = Robot.load("ant")
+    high = {"qpos": np.tile(on_stand(ant).task.init_qpos, (2, 1)), "qvel": np.zeros((2, 14))}
+    assert isinstance(ant, MjcfRobot)
+    assert ant.task.terminated(high).all()
+    assert not on_stand(ant).task.terminated(high).any()

@@ -1,8 +1,9 @@
 """PPO on whole sequences of trials, for policies that remember.
 
 As Schulman and others 2017, but for what trials ask for: advantages go on over the end of an
-episode inside a trial, and only the end of the trial cuts them; minibatches are whole sequences, so
-that z is right at every step; back-propagation goes through all of a sequence.
+episode inside a trial, and only the end of the trial cuts them; minibatches are whole sequences,
+and back-propagation goes through all of one. Where a sequence begins inside a trial, z is what it
+was when the data were gathered: exact in sequences that hold whole trials, a little old in others.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ class PPOSettings:
     value: float = 0.5
     """Weight of the value's squared error."""
     max_grad_norm: float = 0.5
-    centered: bool = True
-    """Whether the mean over the worlds is taken from the advantages of every step: robots differ
-    less in what they return at the same time than trials do along it."""
+    centered: bool = False
+    """Whether the mean over the worlds is taken from the advantages of every step: less noise where
+    all trials are at the same step of theirs at the same time."""
 
     def __post_init__(self) -> None:
         for name in ("sequence", "epochs", "minibatches"):
@@ -107,6 +108,8 @@ class RecurrentPPO:
         self, network: RecurrentActorCritic, trials: Trials, told: Told, settings: PPOSettings,
         *, steps: int, seed: int = 0,
     ) -> None:  # fmt: skip
+        if settings.centered and trials.batch < 2:
+            raise InputError("centered takes the mean over the worlds, and there is but one")
         if settings.minibatches > trials.batch:
             raise InputError(
                 f"{settings.minibatches} minibatches of {trials.batch} worlds: a minibatch is of "

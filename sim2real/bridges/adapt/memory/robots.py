@@ -14,14 +14,15 @@ class RobotTrials:
 
     Actions are in [-1, 1], the middle of a command's range at 0. What is seen and the reward are
     standardised by their running statistics, the same for all robots, for what makes robots differ
-    must stay visible; `settle` takes them over, and between two calls they stay as they are.
+    must stay visible; `settle` takes them over, and between two calls they stay as they are. The
+    first are of random actions.
 
     Args:
-        worlds: that draw their ξ; their noise of sensors and the like is that of their gap.
+        worlds: that draw their ξ. What their gap says of a robot stays with the world.
         episodes: of a trial.
 
     Raises:
-        InputError: no episodes, or worlds that all have the same ξ.
+        InputError: no episodes, or worlds that draw no ξ.
     """
 
     def __init__(self, worlds: Worlds, *, episodes: int) -> None:
@@ -47,9 +48,18 @@ class RobotTrials:
         """(B, O), new robots."""
         obs = self.worlds.reset()
         self._left[:], self._so_far[:] = self.episodes, 0.0
-        self.obs_statistics.add(obs)
-        self.settle()
+        if not self.obs_statistics.count:
+            return self._watched(obs)
         return self.obs_statistics.standardised(obs)
+
+    def _watched(self, obs: Array) -> Array:
+        """As `begin`, after random actions have shown what there is to see."""
+        rng = np.random.default_rng(0)
+        self.obs_statistics.add(obs)
+        for _ in range(WATCHED):
+            self.step(rng.uniform(-1.0, 1.0, (self.batch, self.actions.size)))
+        self.settle()
+        return self.begin()
 
     def step(self, action: Array) -> Outcome:
         """After actions (B, A)."""
@@ -79,6 +89,8 @@ class RobotTrials:
         self.return_statistics.settle()
 
 
+WATCHED = 50
+"""Steps of random actions, before anything is learned."""
 DISCOUNT = 0.99
 """Of the sums by whose size rewards are scaled."""
 FARTHEST = 10.0
@@ -90,19 +102,19 @@ class Running:
 
     def __init__(self, size: int) -> None:
         self.mean, self.deviation = np.zeros(size), np.ones(size)
-        self._count, self._sum, self._square = 0, np.zeros(size), np.zeros(size)
+        self.count, self._sum, self._square = 0, np.zeros(size), np.zeros(size)
 
     def add(self, values: Array) -> None:
         """(n, size)"""
-        self._count += len(values)
+        self.count += len(values)
         self._sum += values.sum(axis=0)
         self._square += np.square(values).sum(axis=0)
 
     def settle(self) -> None:
         """From now on what was added counts."""
-        if self._count > 1:
-            self.mean = self._sum / self._count
-            variance = self._square / self._count - self.mean**2
+        if self.count > 1:
+            self.mean = self._sum / self.count
+            variance = self._square / self.count - self.mean**2
             self.deviation = np.sqrt(np.maximum(variance, 0.0)) + 1e-6
 
     def standardised(self, values: Array) -> Array:

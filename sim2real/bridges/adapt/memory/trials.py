@@ -17,14 +17,17 @@ from sim2real.types import Array
 
 @dataclass(frozen=True)
 class Actions:
-    """What a policy chooses: one of `size` actions, or `size` numbers."""
+    """What a policy chooses: one of `size` actions, or `size` numbers in [-1, 1]; those beyond are
+    taken for the ends."""
 
     size: int
     discrete: bool = False
 
     def told(self, action: Array) -> Array:
-        """(B, size): numbers as they are, a choice as one of `size`."""
-        return np.eye(self.size, dtype=np.float32)[action] if self.discrete else action
+        """(B, size): numbers as they count, a choice as one of `size`."""
+        if self.discrete:
+            return np.eye(self.size, dtype=np.float32)[action]
+        return np.clip(action, -1.0, 1.0)
 
 
 class Outcome(NamedTuple):

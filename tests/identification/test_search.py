@@ -1,0 +1,95 @@
+"""How the search of `fit` goes down in drift, and which part of a log it begins with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sim2real import progress
+from sim2real.identification.fit import NATS, _At, _Found, _Search
+from sim2real.identification.linearization import Normal
+from sim2real.identification.tracking import LEAST_DRIFT, Supposed, Track, _huber
+from sim2real.identification.trajectories import LEAST_PART, part
+from sim2real.identification.windows import Trajectory
+
+BELIEF = Normal(np.zeros(1), np.eye(1))
+
+
+def searched(rounds, says):
+    """What `descended` returns and which drifts it tried, where `says` (drift, visit) gives the
+    size of the posterior, the log-likelihood and whether ξ is settled."""
+    tried: list[float] = []
+
+    class Told(_Search):
+        def stepped(self, tracker, at):
+            drift = at.supposed.drift
+            tried.append(round(drift, 4))
+            size, likely, settled = says(drift, tried.count(round(drift, 4)))
+            none = np.zeros(0)
+            track = Track(at.supposed, none, none, none, likely)
+            line: Any = None
+            return _Found(
+                _At(BELIEF, at.supposed, None, at.round + 1),
+                line,
+                track,
+                np.zeros(0),
+                size,
+                settled,
+            )
+
+    search = Told(0, BELIEF, BELIEF, np.random.default_rng(0), progress.silent)
+    begin = _At(BELIEF, Supposed(1.0, np.ones(1)), None, 0)
+    tracker: Any = None
+    return search.descended(tracker, begin, rounds), tried
+
+
+def test_drift_falls_as_long_as_more_is_known_and_then_xi_settles():
+    found, tried = searched(20, lambda drift, visit: (np.log(drift), 0.0, visit > 1))
+    assert tried[:5] == [1.0, 0.4, 0.16, 0.064, 0.0256]
+    assert found.drift == LEAST_DRIFT
+    assert found.settled
+    assert len(tried) < 10
+
+
+def test_where_less_drift_tells_less_it_goes_back_and_stays():
+    sizes = {1.0: 0.0, 0.4: -0.5, 0.16: -1.0, 0.064: -0.2}
+    found, tried = searched(20, lambda d, visit: (sizes[round(d, 4)], 0.0, visit > 1))
+    assert found.drift == pytest.approx(0.16)
+    assert tried.count(0.064) == 1
+    assert 0.0256 not in tried
+
+
+def test_drift_that_makes_the_log_less_likely_is_refused_even_in_the_last_round():
+    def says(drift, visit):
+        return np.log(drift), -10 * NATS if drift < 0.3 else 0.0, True
+
+    for rounds in (3, 20):
+        found, tried = searched(rounds, says)
+        assert 0.16 in tried
+        assert found.drift == pytest.approx(0.4)
+
+
+def test_single_contacts_count_linearly():
+    np.testing.assert_allclose(_huber(np.array([0.0, -1.0, 2.0, -8.0])), [0, 0.5, 2, 2 * 7])
+
+
+def episode(n, value=0.0):
+    return Trajectory({"x": np.full((n + 1, 1), value)}, np.zeros((n, 1)))
+
+
+def test_a_part_is_whole_episodes_the_longest_first():
+    logs = [episode(n, n) for n in (100, 300, 200, 8)]
+    some = part(logs, 1000)
+    assert [len(e.command) for e in some] == [150]  # a quarter of 600
+    assert some[0].obs["x"][0, 0] == 300
+    assert len(some[0].obs["x"]) == 151
+    many = part([episode(100, i) for i in range(8)], 1000)
+    assert [len(e.command) for e in many] == [100, 100]
+    assert [e.obs["x"][0, 0] for e in many] == [0, 1]
+
+
+def test_a_part_is_no_less_than_can_be_followed_and_no_more_than_is():
+    assert [len(e.command) for e in part([episode(40)], 1000)] == [40]
+    assert [len(e.command) for e in part([episode(500)], 100)] == [LEAST_PART]
