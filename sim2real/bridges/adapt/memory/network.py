@@ -1,6 +1,8 @@
 """A recurrent actor-critic: one pass over whole sequences in training, a step at a time on a robot.
 
-e = tanh(W x + b)        h, z' = GRU(e, z) or LSTM(e, z)        π(a | h),  V(h)
+    e = tanh(W x + b)        h, z' = GRU(e, z) or LSTM(e, z)        π(a | h),  V(h)
+
+z is zero where a trial begins, and lasts over its episodes.
 """
 
 from __future__ import annotations

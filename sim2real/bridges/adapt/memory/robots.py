@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 
 from sim2real.bridges.adapt.memory.trials import Actions, Outcome
+from sim2real.learning.vec_env import scaling
 from sim2real.simulation.worlds import Worlds
 from sim2real.types import Array, InputError
 
@@ -35,9 +37,8 @@ class RobotTrials:
             )
         self.worlds, self.episodes = worlds, episodes
         self.batch, self.obs_size = worlds.num_worlds, worlds.obs_size
-        low, high = (np.asarray(x, float) for x in (worlds.action_low, worlds.action_high))
-        self._middle, self._half = (low + high) / 2, (high - low) / 2
-        self.actions = Actions(len(low))
+        self._half, self._middle = scaling(worlds.action_low, worlds.action_high)
+        self.actions = Actions(len(self._half))
         self.obs_statistics = Running(worlds.obs_size)
         self.return_statistics = Running(1)
         """Of the discounted reward of a trial so far, whose size scales the reward."""
@@ -68,13 +69,11 @@ class RobotTrials:
         done = step.terminated | step.truncated
         self._left -= done
         over, obs = self._left == 0, step.obs
-        inside = done & ~over
-        if inside.any():
-            obs = np.where(
-                inside[:, None], self.worlds.reset(inside, xi=self.worlds.xi[inside]), obs
-            )
-        if over.any():
-            obs = np.where(over[:, None], self.worlds.reset(over), obs)
+        if done.any():
+            xi, new = self.worlds.xi.copy(), np.flatnonzero(over)
+            if len(new):
+                xi[new] = self.worlds.draws.next(new)
+            obs = np.where(done[:, None], self.worlds.reset(done, xi=xi[done]), obs)
             self._left[over] = self.episodes
         self._so_far = DISCOUNT * self._so_far + step.reward
         self.obs_statistics.add(obs)
@@ -102,20 +101,20 @@ class Running:
 
     def __init__(self, size: int) -> None:
         self.mean, self.deviation = np.zeros(size), np.ones(size)
-        self.count, self._sum, self._square = 0, np.zeros(size), np.zeros(size)
+        self._all = RunningMeanStd(epsilon=0.0, shape=(size,))
+
+    @property
+    def count(self) -> int:
+        return int(self._all.count)
 
     def add(self, values: Array) -> None:
         """(n, size)"""
-        self.count += len(values)
-        self._sum += values.sum(axis=0)
-        self._square += np.square(values).sum(axis=0)
+        self._all.update(values)
 
     def settle(self) -> None:
         """From now on what was added counts."""
         if self.count > 1:
-            self.mean = self._sum / self.count
-            variance = self._square / self.count - self.mean**2
-            self.deviation = np.sqrt(np.maximum(variance, 0.0)) + 1e-6
+            self.mean, self.deviation = self._all.mean.copy(), np.sqrt(self._all.var) + 1e-6
 
     def standardised(self, values: Array) -> Array:
         return np.clip((values - self.mean) / self.deviation, -FARTHEST, FARTHEST)
