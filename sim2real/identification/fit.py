@@ -16,6 +16,7 @@ from sim2real.identification.linearization import (
     Normal,
     conditioned,
     design,
+    nearest,
     regressed,
     robust,
     told,
@@ -34,11 +35,15 @@ WIDE = 3.0
 """Deviations of the candidates over those of the posterior: what is rough is then averaged."""
 TRIED = 0.4
 """Times the drift is tried next."""
-NATS = 2.0
+NATS = 5.0
 """By which logs may be less likely under less drift."""
+MANY = 50.0
+"""Nats by which a log must be likelier for ξ to have been so wrong that it only seemed known."""
 GAIN, LOSS = 0.02, 0.1
 """Of the mean logarithm of the deviations: below which less drift is not worth it, and from which
 on a round counts as a step back."""
+ALIKE = 0.05
+"""Share of a sensor's noise within which it is not estimated anew."""
 SHRINK, GROW = 0.4, 1.5
 """Share to which the spread of the candidates may shrink, or grow, from one round to the next."""
 SAMPLES = 256
@@ -63,7 +68,7 @@ def fit(
     Args:
         episodes: logged episodes of one robot.
         candidates: physics that are held against the logs in a round, about so many: in pairs, and
-            eight for each parameter at least.
+            four for each parameter at least.
         rounds: at most, and two at least; fewer where ξ no longer moves.
         prior: what other logs of the robot revealed, taken for normal; the ranges where None.
 
@@ -118,13 +123,23 @@ class _Found(NamedTuple):
     settled: bool
 
     def better(self, other: _Found) -> bool:
-        """Whether ξ is known better than there, and no more surprises."""
-        likely = self.track.log_likelihood > other.track.log_likelihood - NATS
-        return self.size < other.size - GAIN and (likely or self.drift == other.drift)
+        """Whether ξ is known better than there and no more surprises, or far less surprises."""
+        return self.size < other.size - GAIN and self._likely(other) or self._right(other)
+
+    def as_good(self, other: _Found) -> bool:
+        """Whether ξ is known about as well as there, and no more surprises."""
+        return not self.worse(other) and self._likely(other)
 
     def worse(self, other: _Found) -> bool:
         """Whether ξ is known less well than there by more than chance makes of it."""
-        return self.size > other.size + LOSS
+        return self.size > other.size + LOSS and not self._right(other)
+
+    def _right(self, other: _Found) -> bool:
+        return self.track.log_likelihood > other.track.log_likelihood + MANY
+
+    def _likely(self, other: _Found) -> bool:
+        least = other.track.log_likelihood - NATS
+        return self.track.log_likelihood > least or self.drift == other.drift
 
     @property
     def drift(self) -> float:
@@ -155,6 +170,8 @@ class _Search(NamedTuple):
             at, drift = now.at, now.drift
             if now is best or now.better(best):
                 best, drift = now, max(least, TRIED * drift)
+            elif now.settled and now.as_good(best):
+                return now
             elif drift < best.drift or now.worse(best):
                 least, shown = best.drift, False
                 at, drift = best.at._replace(round=at.round), best.drift
@@ -163,8 +180,7 @@ class _Search(NamedTuple):
             supposed = at.supposed._replace(drift=drift)
             noise = at.shown if shown else None
             now = self.stepped(tracker, at._replace(supposed=supposed, shown=noise))
-        as_good = now.settled and not now.worse(best) and now.drift == best.drift
-        if now.better(best) or as_good:
+        if now.better(best) or now.settled and now.as_good(best):
             return now
         return best._replace(at=best.at._replace(round=now.at.round))
 
@@ -173,7 +189,7 @@ class _Search(NamedTuple):
         low, high = np.array(tracker.robot.space.low), np.array(tracker.robot.space.high)
         free, belief, supposed = high > low, at.belief, at.supposed
         tried = [supposed]
-        if at.shown is not None:
+        if at.shown is not None and not np.allclose(at.shown, supposed.noise, rtol=ALIKE):
             tried.append(supposed._replace(noise=at.shown))
         tracks = tracker.follow(belief.mean, tried)
         track = max(tracks, key=lambda t: t.log_likelihood)
@@ -183,7 +199,7 @@ class _Search(NamedTuple):
         there = np.asarray(np.isfinite(surprise).all(axis=0))
         line = regressed(pairs, surprise[:, there], self.rng)
         now, alone = (conditioned(line, prior) for prior in (self.prior, self.box))
-        mean = np.clip(now.mean, low, high)
+        mean = nearest(now, low, high)
         deviation, before = (np.sqrt(np.diag(x.covariance)) for x in (now, belief))
         wide = np.clip(WIDE, SHRINK * before / deviation, GROW * before / deviation)
         moved = ((mean - belief.mean) / deviation)[free]
@@ -204,7 +220,7 @@ def _posterior(
     windows = windows_of(tracker, there)
     prior = before.with_prior(box)
     said = robust(line, box, windows.number).plus(before)
-    mean = np.clip(said.with_prior(box).mean, low, high)
+    mean = nearest(said.with_prior(box), low, high)
     xi = within(said, box, low, high, SAMPLES, rng)
     xi = rounded(robot, xi, rng)
     unseen = np.zeros(len(windows.number))

@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import lsq_linear
 from scipy.special import ndtr, ndtri
 
 from sim2real.types import Array
@@ -79,24 +80,52 @@ def design(belief: Normal, low: Array, high: Array, n: int, rng: np.random.Gener
     free = np.flatnonzero(high > low)
     F = len(free)
     spread = np.sqrt(np.diag(belief.covariance)[free])
-    values, vectors = np.linalg.eigh(
-        belief.covariance[np.ix_(free, free)] / np.outer(spread, spread)
-    )
+    inner = belief.covariance[np.ix_(free, free)] / np.outer(spread, spread)
+    values, vectors = np.linalg.eigh(inner)
     root = (vectors * np.sqrt(np.maximum(values, 0.0))).T * spread  # (F, F), a row a direction
     blocks = max(LEAST_BLOCKS, 2 * round(n / (4 * F)))
     near = rng.uniform(*NEAR, blocks // 2)
     square = np.column_stack([near, 2 - near]).ravel()
+    turns = [np.linalg.qr(rng.standard_normal((F, F))).Q for _ in range(blocks)]
+    out = np.concatenate([(x * F) ** 0.5 * turn for x, turn in zip(square, turns, strict=True)])
     away = np.zeros((blocks * F, len(low)))
-    for b in range(blocks):
-        turn = np.linalg.qr(rng.standard_normal((F, F))).Q
-        away[b * F : (b + 1) * F, free] = (square[b] * F) ** 0.5 * turn @ root
-    extent = np.abs(away).max(axis=0)
-    fits = np.minimum(1.0, (high - low) / 2 / np.where(extent > 0, extent, 1.0))
-    center = np.clip(belief.mean, low + fits * extent, np.maximum(high - fits * extent, low))
-    return Design(center, fits * away, np.sqrt(np.repeat(square, F)))
+    away[:, free] = out @ root
+    margin = np.zeros(len(low))
+    margin[free] = np.minimum(MARGIN * spread, (high - low)[free] / 4)
+    center = nearest(belief, low + margin, high - margin)
+    room = np.minimum(center - low, high - center)
+    beyond = np.flatnonzero((np.abs(away) > room).any(axis=1))
+    for p in beyond:
+        away[p] = nearest(Normal(away[p], belief.covariance), -room, room)
+    back = np.linalg.pinv(root, rcond=1e-9)
+    radius = np.sqrt(np.square(away[:, free] @ back).sum(axis=1) / F)
+    return Design(center, away, radius)
 
 
-LEAST_BLOCKS = 4
+def nearest(belief: Normal, low: Array, high: Array) -> Array:
+    """(K,) where a belief is densest between low and high: not each parameter by itself, for what
+    one cannot be the others make up for as they are correlated."""
+    inside = np.clip(belief.mean, low, high)
+    free = np.flatnonzero(high > low)
+    if np.array_equal(inside, belief.mean) or not len(free):
+        return inside
+    spread = np.sqrt(np.diag(belief.covariance)[free])
+    correlation = belief.covariance[np.ix_(free, free)] / np.outer(spread, spread)
+    root = np.linalg.inv(np.linalg.cholesky(correlation + RIDGE * np.eye(len(free))))
+    away = (np.stack([low, high])[:, free] - belief.mean[free]) / spread
+    found = lsq_linear(root, np.zeros(len(free)), bounds=(away[0], away[1]))
+    inside[free] = np.clip(belief.mean[free] + spread * found.x, low[free], high[free])
+    return inside
+
+
+MARGIN = 1 / 3
+"""Deviations of a belief that its center keeps away from the ends of the ranges: one of the
+posterior, about which the belief is drawn three times as wide. Farther away it is no longer near
+what explains the log, and the pairs, which may be wide only to one side, have nothing to be even
+about."""
+RIDGE = 1e-9
+"""Variance, in that of each parameter, that rounding may take from a direction."""
+LEAST_BLOCKS = 2
 NEAR = (0.05, 0.45)
 """Squares of the near radii; those of the far ones are 2 less that, and 1 in the mean."""
 FAR = 3.0

@@ -20,7 +20,7 @@ import numpy as np
 from sim2real.identification.held_out import WINDOW
 from sim2real.identification.posterior import Posterior
 from sim2real.identification.tracking import LEAST_DRIFT, Supposed, Track, Tracker, whitened
-from sim2real.identification.trajectories import follower
+from sim2real.identification.trajectories import follower, part
 from sim2real.identification.windows import Trajectory
 from sim2real.simulation.robot import Robot
 from sim2real.types import Array
@@ -32,6 +32,9 @@ LAGS = (1, 2, 3, 5, 8)
 TRIED = 3
 """Draws of the posterior, beside its mean, under which the log is followed: what explains it best
 counts."""
+COST, LEAST = 4e7, 125
+"""Robots times control steps times the cube of the state's coordinates, as filters cost: of a log
+that would cost more a part is checked, so many control steps at least."""
 SILENT = 1e-3
 """Deviations of the noise below which the surprises of a sensor are rounding."""
 CUT = 4.0
@@ -68,6 +71,9 @@ def check(
     """
     rng = np.random.default_rng(seed)
     tracker = follower(robot, episodes)
+    cost = (1 + TRIED + imagined) * tracker.n**3 * tracker.E * tracker.T
+    if cost > COST:
+        tracker = follower(robot, part(episodes, tracker.T, COST / cost, LEAST))
     noise = column_noise(tracker, posterior)
     supposed = Supposed(LEAST_DRIFT, noise)
     xi = posterior.distribution().sample(rng, imagined)

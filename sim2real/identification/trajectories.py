@@ -96,12 +96,14 @@ def follower(robot: Robot, episodes: Sequence[Trajectory]) -> Tracker:
     return Tracker(robot, episodes, ticks=ticks, least=LENGTH)
 
 
-def part(episodes: Sequence[Trajectory], ticks: int) -> list[Trajectory]:
+def part(
+    episodes: Sequence[Trajectory], ticks: int, share: float = PART, least: int = LEAST_PART
+) -> list[Trajectory]:
     """A share of the first `ticks` control steps of the episodes, which tells roughly where ξ is:
     whole ones, the longest first, and of the last as much as is still wanted."""
     all_ = [(min(len(e.command), ticks), -i) for i, e in enumerate(episodes)]
     long = sorted(((n, i) for n, i in all_ if n > LENGTH), reverse=True)
-    wanted = max(LEAST_PART, round(PART * sum(n for n, _ in long)))
+    wanted = max(least, round(share * sum(n for n, _ in long)))
     some: list[Trajectory] = []
     for n, i in long:
         n = min(n, wanted)

@@ -64,7 +64,26 @@ def test_candidates_stay_in_the_ranges_and_a_point_stays_one():
     assert (tried.xi >= low - 1e-12).all()
     assert (tried.xi <= high + 1e-12).all()
     assert (tried.xi[:, 1] == 0.3).all()
-    assert np.ptp(tried.xi[:, 0]) > 0.9  # wider than the range: as wide as that
+    # as far as there is room on both sides of a center that is a third of a deviation inside
+    np.testing.assert_allclose(tried.center[0], 1 - 0.2**0.5 / 3)
+    np.testing.assert_allclose(np.ptp(tried.xi[:, 0]), 2 * 0.2**0.5 / 3)
+
+
+def test_at_the_end_of_a_range_the_center_stays_on_the_ridge():
+    """What one parameter cannot be, the one that it is correlated with makes up for."""
+    sd = np.array([0.1, 0.2, 0.1])
+    correlation = np.array([[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    belief = Normal(np.array([1.05, 0.0, 3.0]), correlation * np.outer(sd, sd))
+    tried = design(belief, LOW, HIGH, 60, np.random.default_rng(0))
+    moved = tried.center - belief.mean
+    np.testing.assert_allclose(moved[0], -0.05 - sd[0] / 3)
+    np.testing.assert_allclose(moved[1], moved[0] * 0.9 * sd[1] / sd[0], rtol=1e-6)
+    np.testing.assert_allclose(moved[2], 0.0, atol=1e-9)
+    ridge = np.linalg.solve(belief.covariance, tried.away.T)
+    far = np.sqrt((tried.away.T * ridge).sum(axis=0) / K)
+    np.testing.assert_allclose(far, tried.radius, rtol=1e-6)
+    assert (tried.xi >= LOW - 1e-12).all()
+    assert (tried.xi <= HIGH + 1e-12).all()
 
 
 def test_what_is_curved_stays_out_of_the_slopes_and_of_the_value_at_the_center():
