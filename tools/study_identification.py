@@ -14,7 +14,8 @@ feet. A cell is one robot; finished cells stand in results/identification and ar
 again. At the end the table: how often 90 % intervals held the truth.
 
 The control arms have a planted bug each, and must fail: `one-step` forgets the past at every step,
-`no-delay` takes the latency for zero, `sure` takes the noise for a tenth of what it is, and stays with that.
+`no-delay` takes the latency for zero, `sure` takes the noise for a tenth of what it is and stays with
+that.
 
 The robots of `outside` have an effect that ξ cannot express as well, another kind with every
 seed: a motor at 60 % beside the others, play of 15 % of half the command's range, motors that lag
@@ -182,10 +183,12 @@ def cell(env: str, seed: int, arm: str) -> dict[str, Any]:
         logs = logged(robot, stage, xi, rng, effect)
         if arm == "no-delay":
             robot = robot_of(env, stage, 0.0)
-        begin, rounds = time.monotonic(), list[int]()
-        found = fit.fit(robot, logs, prior=found, seed=seed, report=lambda n, _: rounds.append(n))
+        begin, done = time.monotonic(), [0]
+        found = fit.fit(
+            robot, logs, prior=found, seed=seed, report=lambda n, _, d=done: d.append(n)
+        )
         made["seconds"].append(time.monotonic() - begin)
-        made["rounds"].append(len(rounds) - 1)
+        made["rounds"].append(len(done) - 2)
         made["drift"].append(found.drift)
         made["noise"].append(found.noise)
         if arm in ("ours", "outside"):

@@ -124,7 +124,7 @@ class _Found(NamedTuple):
 
     def better(self, other: _Found) -> bool:
         """Whether ξ is known better than there and no more surprises, or far less surprises."""
-        return self.size < other.size - GAIN and self._likely(other) or self._right(other)
+        return (self.size < other.size - GAIN and self._likely(other)) or self._right(other)
 
     def as_good(self, other: _Found) -> bool:
         """Whether ξ is known about as well as there, and no more surprises."""
@@ -180,7 +180,7 @@ class _Search(NamedTuple):
             supposed = at.supposed._replace(drift=drift)
             noise = at.shown if shown else None
             now = self.stepped(tracker, at._replace(supposed=supposed, shown=noise))
-        if now.better(best) or now.settled and now.as_good(best):
+        if now.better(best) or (now.settled and now.as_good(best)):
             return now
         return best._replace(at=best.at._replace(round=now.at.round))
 
