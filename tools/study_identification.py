@@ -14,8 +14,8 @@ feet. A cell is one robot; finished cells stand in results/identification and ar
 again. At the end the table: how often 90 % intervals held the truth.
 
 The control arms have a planted bug each, and must fail: `one-step` forgets the past at every step,
-`no-delay` takes the latency for zero, `sure` takes the noise for a tenth of what it is and stays with
-that.
+`no-delay` takes the latency for zero, `sure` takes the noise for a tenth of what it is and stays
+with that.
 
 The robots of `outside` have an effect that ξ cannot express as well, another kind with every
 seed: a motor at 60 % beside the others, play of 15 % of half the command's range, motors that lag
