@@ -163,7 +163,7 @@ def model() -> str:
     return f"""<!-- Written by tools/build_go1.py, which names the source of every figure. -->
 <mujoco model="go1">
   <compiler angle="radian" autolimits="true"/>
-  <option timestep="0.004" integrator="implicitfast"/>
+  <option timestep="0.004" integrator="implicitfast" cone="elliptic" impratio="10"/>
   <default>
     <geom contype="0" conaffinity="1" condim="3" rgba="0.36 0.39 0.44 1"/>
     <joint type="hinge" damping="{VISCOUS:g}" frictionloss="{DRY_FRICTION:g}"/>

@@ -31,6 +31,7 @@ from sim2real.identification.tangent import Coordinates
 from sim2real.identification.windows import Trajectory, differences, usable
 from sim2real.simulation.engine import Engine, make_engine
 from sim2real.simulation.robot import Robot
+from sim2real.simulation.unstable import may_diverge
 from sim2real.simulation.worlds import needed_fields
 from sim2real.types import Array, InputError, LoggedState
 
@@ -252,6 +253,7 @@ class Tracker:
     def _read(self, engine: Engine) -> Array:
         return np.concatenate([term.read(engine.data) for term in self.terms], axis=1)
 
+    @may_diverge()
     def follow(
         self, xi: Array, supposed: Sequence[Supposed], logged: Array | None = None
     ) -> list[Track]:
@@ -327,6 +329,7 @@ class Tracker:
             for t in self.terms
         }
 
+    @may_diverge()
     def imagined(self, xi: Array, noise: Array, rng: np.random.Generator) -> Array:
         """(N, E, T + 1, D) what robots of physics (N, K), begun where the log begins, would have
         logged under its commands with white noise (D,); NaN after an episode's end."""
@@ -344,6 +347,7 @@ class Tracker:
         logged[:, ~np.isfinite(self.logged)] = np.nan
         return logged
 
+    @may_diverge()
     def surprise(self, xi: Array, track: Track, logged: Array | None = None) -> Array:
         """(N, K) candidates -> (N, E, T, D) innovations with the gains of a track, each over its
         deviation; NaN where there is no data. Of the log, or of `logged` (N, E, T + 1, D), one for

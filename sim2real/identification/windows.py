@@ -18,6 +18,7 @@ import numpy as np
 from sim2real.simulation.engine import make_engine
 from sim2real.simulation.robot import MjcfRobot, Robot
 from sim2real.simulation.terms import Term
+from sim2real.simulation.unstable import may_diverge
 from sim2real.simulation.worlds import needed_fields
 from sim2real.types import Array, InputError
 
@@ -166,6 +167,7 @@ class Observers:
             if d
         ]
 
+    @may_diverge()
     def __call__(self, xi: Array) -> Array:
         """(N, K) candidates -> (N, E, T + 1, D) logged minus predicted; NaN where there is no
         data. `columns` names the term of each of the D columns."""

@@ -34,6 +34,25 @@ def test_the_model_is_what_the_figures_give():
     subprocess.run([sys.executable, str(TOOL), "--check"], check=True)
 
 
+def test_feet_slide_as_far_whichever_way_the_robot_heads():
+    """Cones of friction, not MuJoCo's pyramids, whose edges lie along the axes of the world."""
+    moved = []
+    for yaw in (0.0, np.pi / 4):
+        model = GO1.compile()
+        data = mujoco.MjData(model)
+        model.geom_friction[:, 0] = 0.2
+        data.qpos[:] = GO1.task.init_qpos
+        data.qpos[3:7] = np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)
+        data.ctrl[:] = GO1.task.rest
+        mujoco.mj_step(model, data, 400)
+        begin = data.qpos[:2].copy()
+        data.xfrc_applied[1, :2] = 30 * np.cos(yaw), 30 * np.sin(yaw)
+        mujoco.mj_step(model, data, 100)
+        moved.append(np.linalg.norm(data.qpos[:2] - begin))
+    assert moved[0] > 0.02
+    assert moved[1] == pytest.approx(moved[0], rel=1e-3)
+
+
 def test_masses_are_those_of_the_urdf():
     """Sums of const.xacro: a leg of hip, thigh, calf, foot and two rotors; a trunk with four."""
     model = GO1.model
