@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sim2real import content
@@ -358,7 +359,7 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
-    from sim2real.evaluate import Evaluation, between, evaluate
+    from sim2real.evaluate import Evaluation, between, bootstrap, evaluate
     from sim2real.policy.policy import Policy
     from sim2real.simulation.robot import Robot
 
@@ -376,6 +377,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     }  # fmt: skip
     given = " ".join(f"{name}={value:g}" for name, value in arguments.xi)
     columns = ["robot", "gap", "ξ given", "told", "return [95 %]", "falls", "seconds"]
+    counted = [f"{name.replace('_', ' ')} [{unit}]" for name, unit in robot.figures.items()]
 
     def row(result: Evaluation) -> list[str]:
         return [
@@ -383,16 +385,28 @@ def evaluate(arguments: argparse.Namespace) -> int:
             str(int(result.falls.sum())), f"{result.seconds.sum():.0f}",
         ]  # fmt: skip
 
+    def counts(result: Evaluation) -> list[str]:
+        return [str(bootstrap(values)) for values in result.figures.values()]
+
     if arguments.reference is None:
         result = evaluate(policy, robot, **target)
         figures = {**result.to_dict(), "seed": arguments.seed}
-        _answer(arguments, figures, lambda: _print(_table(columns, [row(result)])))
+
+        def tell() -> None:
+            _print(_table(columns, [row(result)]))
+            if counted:
+                _print(_table(counted, [counts(result)]))
+
+        _answer(arguments, figures, tell)
         return DONE
     three = between(policy, arguments.reference, arguments.oracle, robot, **target)
 
     def show() -> None:
         rows = {"policy": three.policy, "reference": three.reference, "oracle": three.oracle}
         _print(_table(["", *columns], [[name, *row(result)] for name, result in rows.items()]))
+        if counted:
+            told = [[name, *counts(result)] for name, result in rows.items()]
+            _print(_table(["", *counted], told))
         closed = three.closed
         print("no gap" if closed is None else
               f"gap closed: {closed.mean:.2f} [{closed.low:.2f}, {closed.high:.2f}]")  # fmt: skip
@@ -841,7 +855,7 @@ def latency_table(latency: Any) -> tuple[list[str], list[list[str]]]:
 def _table(columns: list[str], rows: list[list[str]]) -> Table:
     table = Table()
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(escape(column), overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     return table

@@ -68,6 +68,9 @@ class Evaluation:
     """(n,) bool: the task ended the episode."""
     xi: Array
     """(n, K) physics of each episode."""
+    figures: dict[str, Array]
+    """What the task itself counts, such as an error of tracking: name -> (n,) means over the
+    control steps of each episode."""
 
     @property
     def interval(self) -> Interval:
@@ -80,6 +83,10 @@ class Evaluation:
             "return": mean, "low": low, "high": high, "falls": int(self.falls.sum()),
             "seconds": float(self.seconds.sum()), "returns": self.returns.tolist(),
             "xi": self.xi.tolist(),
+            "figures": {
+                name: dict(zip(("mean", "low", "high"), bootstrap(values), strict=True))
+                for name, values in self.figures.items()
+            },
         }  # fmt: skip
 
 
@@ -146,6 +153,7 @@ class Played(NamedTuple):
     seconds: Array
     falls: Array
     xi: Array
+    figures: dict[str, Array]
 
 
 def play(policy: Policy, worlds: AnyWorlds, obs: Array, context: Array | None) -> Played:
@@ -159,6 +167,7 @@ def play(policy: Policy, worlds: AnyWorlds, obs: Array, context: Array | None) -
     check_finite(name, terms, obs)
     returns, ticks, falls = np.zeros(B), np.zeros(B, int), np.zeros(B, bool)
     xi = worlds.xi.copy()
+    figures = {figure: np.zeros(B) for figure in worlds.robot.figures}
     running = np.ones(B, bool)
     z = list(policy.initial(B))
     if context is not None:
@@ -173,10 +182,13 @@ def play(policy: Policy, worlds: AnyWorlds, obs: Array, context: Array | None) -
             check_finite(name, terms, np.where(running[:, None], step.obs, 0.0), reward)
             returns += reward
             ticks += running
+            for figure, total in figures.items():
+                total += np.where(running, step.info[figure], 0.0)
             falls |= running & step.terminated
             running &= ~(step.terminated | step.truncated)
             obs, reset = step.obs, torch.zeros(B, 1)
-    return Played(returns, ticks * worlds.control_period, falls, xi)
+    means = {figure: total / ticks for figure, total in figures.items()}
+    return Played(returns, ticks * worlds.control_period, falls, xi, means)
 
 
 def tell(policy: Policy, xi: Array, robot: Robot, context: Told) -> Array | None:

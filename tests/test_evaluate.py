@@ -10,9 +10,15 @@ import scipy.stats
 import torch
 
 import sim2real
+from sim2real.cli import main
 from sim2real.evaluate import between, bootstrap, evaluate, gap_closed, grid, tell
+from sim2real.policy.networks import mlp
+from sim2real.policy.normalizer import Normalizer
+from sim2real.policy.policy import Policy
+from sim2real.recipe import read
 from sim2real.simulation.gap import Draw, Gap
 from sim2real.simulation.robot import Robot
+from sim2real.train import describe
 from sim2real.types import InputError
 
 # Intervals
@@ -115,6 +121,33 @@ def test_an_episode_is_that_of_the_gymnasium_environment(policy):
     assert result.seconds[0] == pytest.approx(ticks * 0.008)
     assert result.falls[0] == fell
     assert result.xi[0, 0] == 1.4
+
+
+def test_what_the_task_counts_is_the_mean_over_the_steps_of_an_episode(capsys, tmp_path):
+    """A quadruped that stands, against steps of the Gymnasium environment; and what is printed."""
+    robot: Any = Robot.load("go1")
+    recipe = {"description": "stands", "env": "go1", "observe": "measured", "randomize": "none",
+              "correct": "none", "align": "none", "adapt": "none", "steps": 1}  # fmt: skip
+    spec = describe("stands", robot, read(recipe)[1])
+    network = mlp([spec.feature_size, 4, spec.action_size], "relu")
+    torch.nn.init.zeros_(network[-1].weight)
+    torch.nn.init.zeros_(network[-1].bias)
+    stands = Policy(spec, network, Normalizer.identity(spec.feature_size))
+    env = sim2real.make_env("go1", observe="measured", seed=3)
+    env.reset(seed=3)
+    rows, done = [], False
+    while not done:
+        _, _, terminated, truncated, info = env.step(np.asarray(robot.task.rest, np.float32))
+        rows.append([float(np.ravel(info[name])[0]) for name in robot.figures])
+        done = terminated or truncated
+    result = evaluate(stands, seed=3, episodes=1)
+    assert list(result.figures) == ["speed_error", "yaw_error", "power"]
+    means = [values[0] for values in result.figures.values()]
+    np.testing.assert_allclose(means, np.mean(rows, axis=0), rtol=1e-5)  # commands are float32
+    assert result.to_dict()["figures"]["power"]["mean"] == pytest.approx(means[2])
+    stands.save(tmp_path / "stands")
+    assert main(["evaluate", str(tmp_path / "stands"), "--episodes", "2"]) == 0
+    assert "speed error [m/s]" in capsys.readouterr().out
 
 
 def test_a_family_of_gaps_is_another_robot_in_every_episode(policy):

@@ -7,7 +7,7 @@ A `Robot` is either an `MjcfRobot`, a model and a task that `Worlds` step, or a 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
@@ -207,6 +207,11 @@ class Robot(ABC):
                 "under xi"
             ) from None
 
+    @property
+    def figures(self) -> Mapping[str, str]:
+        """What says how well the task is done, besides the reward: name -> unit."""
+        return {}
+
     @cached_property
     def terms(self) -> dict[str, Term]:
         """Every observation term by name, those of the environment's own observation included."""
@@ -367,6 +372,10 @@ class MjcfRobot(Robot):
         return load_task(
             config.task, self.folder, self.model, config.frame_skip, self.where, config.rewards
         )
+
+    @property
+    def figures(self) -> Mapping[str, str]:
+        return self.task.figures
 
     @property
     def episode_steps(self) -> int:

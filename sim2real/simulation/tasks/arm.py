@@ -107,6 +107,7 @@ class JointTrajectory(_Arm):
     """Frequency of the first harmonic [Hz]."""
     reach = 0.6
     """How far a joint moves from home at most [rad]."""
+    figures = MappingProxyType({"error": "rad"})
 
     def __init__(self, model: mujoco.MjModel):
         super().__init__(model)
@@ -145,6 +146,7 @@ class ReachPose(_Arm):
     goal_names = ("x", "y", "z", "w", "i", "j", "k")
     away = 1.0
     """Goals are where the flange is with joints up to so far from home [rad]."""
+    figures = MappingProxyType({"distance": "m", "turn": "rad"})
 
     def __init__(self, model: mujoco.MjModel):
         super().__init__(model)

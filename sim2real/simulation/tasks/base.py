@@ -65,6 +65,9 @@ class Task(ABC):
     """What somebody asks of the robot, value by value: a velocity, or a point to reach."""
     goal_steps: int = 0
     """Control steps after which the next goal of an episode takes its place; 0 is never."""
+    figures: Mapping[str, str] = MappingProxyType({})
+    """What `reward` gives besides that says how well the task is done: name -> unit. `sim2real
+    evaluate` shows their means."""
     reward_terms: Mapping[str, Callable[[Any], Array]] = MappingProxyType({})
     """What the reward may be a weighted sum of, see `weighted`: name -> function of one argument,
     whatever the task makes of a step, that gives (B,)."""

@@ -150,6 +150,7 @@ class Velocity(Task):
     episode_steps = 1000
     goal_names = ("forward", "sideways", "yaw")
     goal_steps = 250
+    figures = MappingProxyType({"speed_error": "m/s", "yaw_error": "rad/s", "power": "W"})
     reward_terms = MappingProxyType({f.__name__: f for f in TERMS})
 
     fastest = np.array([1.0, 0.5, 1.0])
