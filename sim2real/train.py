@@ -542,7 +542,9 @@ def _check_folder(out: Path, recipe: Recipe, resume: bool) -> None:
                 f"{out} already holds a run; choose another --out, or continue it with --resume"
             )
         before = schema.read(Recipe, path)
-        free = replace(before, steps=recipe.steps, checkpoint=recipe.checkpoint)
+        free = replace(
+            before, steps=recipe.steps, checkpoint=recipe.checkpoint, threads=recipe.threads
+        )
         other = [f.name for f in fields(recipe) if getattr(free, f.name) != getattr(recipe, f.name)]
         if other:
             raise InputError(
