@@ -273,7 +273,9 @@ def test_the_episodes_after_resuming_are_not_those_of_the_beginning(small, tmp_p
     original = module.make_training_env
     monkeypatch.setattr(module, "make_training_env", make)
     shutil.copytree(small, tmp_path / "resumed")
-    sim2real.train(SMALL, out=tmp_path / "resumed", resume=True, overrides=["steps=2304", "threads=2"])
+    sim2real.train(
+        SMALL, out=tmp_path / "resumed", resume=True, overrides=["steps=2304", "threads=2"]
+    )
     sim2real.train(SMALL, out=tmp_path / "fresh", overrides=["steps=256"])
     resumed, fresh = ({start.noise[0] for start in w.starts} for w in worlds)
     assert fresh == {7 + i for i in range(8)}
