@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from study_identification import HERE, commit
 
 from sim2real import progress
 from sim2real.deploy.files import write_atomically
@@ -23,14 +23,17 @@ from sim2real.evaluate import Told, evaluate
 from sim2real.policy.policy import Policy
 from sim2real.types import Array, InputError
 
-HERE = Path(__file__).resolve().parent.parent / "results" / "identification"
 ARMS = ("true", "identified", "another's", "nominal")
 
 
 def returns(policy: Policy, cells: list[dict[str, Any]], episodes: int) -> dict[str, list[float]]:
-    """Arm -> mean return on every robot, from the same resets for all arms."""
+    """Arm -> mean return on every robot, from the same resets for all arms. All are told what the
+    policy's training knew, values beyond that as its ends."""
+    low, high = (
+        np.array([getattr(p, end) for p in policy.spec.context]) for end in ("low", "high")
+    )
     made: dict[str, list[float]] = {arm: [] for arm in ARMS}
-    found = np.array([cell["mean"] for cell in cells])
+    found = np.clip([cell["mean"] for cell in cells], low, high)
     with progress.bar("robots", len(cells)) as report:
         for i, cell in enumerate(cells):
             told: dict[str, Told] = {
@@ -45,6 +48,24 @@ def returns(policy: Policy, cells: list[dict[str, Any]], episodes: int) -> dict[
                 made[arm].append(float(result.returns.mean()))
             report(i + 1, {})
     return made
+
+
+def check(policy: Policy, env: str, cells: list[dict[str, Any]]) -> None:
+    """Raises InputError for a policy of another robot, one that is told nothing, or other ξ."""
+    told = [p.name for p in policy.spec.context] if "context" in policy.z_names else []
+    if policy.spec.env != env or not told:
+        raise InputError(
+            f"the policy is for {policy.spec.env} and is told {', '.join(told) or 'nothing'}; it "
+            f"must be for {env} and be told ξ (adapt: context)"
+        )
+    if len(cells) < 2:
+        raise InputError(f"{len(cells)} robots; identify two at least with study_identification.py")
+    for cell in cells:
+        if cell["names"] != told:
+            raise InputError(
+                f"robot {cell['seed']} has {', '.join(cell['names'])}; the policy is told "
+                f"{', '.join(told)}"
+            )
 
 
 def table(made: dict[str, Array]) -> str:
@@ -71,10 +92,11 @@ def main() -> None:
     options = parser.parse_args()
     folder = HERE / options.env
     cells = [json.loads(path.read_text()) for path in sorted((folder / "ours").glob("*.json"))]
-    if not cells:
-        raise InputError(f"no robots in {folder / 'ours'}; run tools/study_identification.py first")
-    made = returns(Policy.load(options.policy), cells, options.episodes)
-    told = {"episodes": options.episodes, "seeds": [c["seed"] for c in cells], **made}
+    policy = Policy.load(options.policy)
+    check(policy, options.env, cells)
+    made = returns(policy, cells, options.episodes)
+    told = {"policy": policy.spec.name, "commit": commit(), "episodes": options.episodes,
+            "seeds": [c["seed"] for c in cells], **made}  # fmt: skip
     write_atomically(folder / "returns.json", (json.dumps(told) + "\n").encode())
     print(table({arm: np.array(x) for arm, x in made.items()}))
 

@@ -15,8 +15,8 @@ from sim2real.identification.linearization import (
     Line,
     Normal,
     conditioned,
+    densest,
     design,
-    nearest,
     regressed,
     robust,
     told,
@@ -37,8 +37,11 @@ TRIED = 0.4
 """Times the drift is tried next."""
 NATS = 5.0
 """By which logs may be less likely under less drift."""
-MANY = 50.0
-"""Nats by which a log must be likelier for ξ to have been so wrong that it only seemed known."""
+WOBBLE, MANY = 0.02, 0.4
+"""Nats for each value that was logged: by which a log may be less likely under the same drift, for
+single contacts decide about so much; and by which it must be likelier for ξ to have been so wrong
+before that it only seemed known. Less drift alone, under a right ξ, makes it likelier by half of
+that."""
 GAIN, LOSS = 0.02, 0.1
 """Of the mean logarithm of the deviations: below which less drift is not worth it, and from which
 on a round counts as a step back."""
@@ -90,7 +93,8 @@ def fit(
     if first.columns != tracker.columns:
         first = tracker
     search = _Search(candidates, box, known, rng, report)
-    begin = np.array(space.nominal, float) if prior is None else known.mean
+    nominal, quarter = np.array(space.nominal, float), (high - low) / 4
+    begin = np.clip(nominal, low + quarter, high - quarter) if prior is None else known.mean
     begin = Normal(np.clip(begin, low, high), known.covariance)
     at = _At(begin, Supposed(FIRST_DRIFT, first.noise), None, 0)
     rough = search.descended(first, at, rounds - LAST)
@@ -135,15 +139,23 @@ class _Found(NamedTuple):
         return self.size > other.size + LOSS and not self._right(other)
 
     def _right(self, other: _Found) -> bool:
-        return self.track.log_likelihood > other.track.log_likelihood + MANY
+        return self._likelier(other) > MANY * self.values
 
     def _likely(self, other: _Found) -> bool:
-        least = other.track.log_likelihood - NATS
-        return self.track.log_likelihood > least or self.drift == other.drift
+        less = NATS if self.drift != other.drift else WOBBLE * self.values
+        return self._likelier(other) > -less
+
+    def _likelier(self, other: _Found) -> float:
+        return self.track.log_likelihood - other.track.log_likelihood
 
     @property
     def drift(self) -> float:
         return self.track.supposed.drift
+
+    @property
+    def values(self) -> int:
+        """How many were logged."""
+        return int(np.isfinite(self.track.innovation).sum())
 
 
 class _Search(NamedTuple):
@@ -199,7 +211,7 @@ class _Search(NamedTuple):
         there = np.asarray(np.isfinite(surprise).all(axis=0))
         line = regressed(pairs, surprise[:, there], self.rng)
         now, alone = (conditioned(line, prior) for prior in (self.prior, self.box))
-        mean = nearest(now, low, high)
+        mean = densest(now, low, high)
         deviation, before = (np.sqrt(np.diag(x.covariance)) for x in (now, belief))
         wide = np.clip(WIDE, SHRINK * before / deviation, GROW * before / deviation)
         moved = ((mean - belief.mean) / deviation)[free]
@@ -220,7 +232,7 @@ def _posterior(
     windows = windows_of(tracker, there)
     prior = before.with_prior(box)
     said = robust(line, box, windows.number).plus(before)
-    mean = nearest(said.with_prior(box), low, high)
+    mean = densest(said.with_prior(box), low, high)
     xi = within(said, box, low, high, SAMPLES, rng)
     xi = rounded(robot, xi, rng)
     unseen = np.zeros(len(windows.number))

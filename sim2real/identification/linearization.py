@@ -55,27 +55,35 @@ class Normal(NamedTuple):
 
 
 class Design(NamedTuple):
-    """Candidates in pairs, one on each side of a center."""
+    """Candidates in pairs, one on each side of a center; every pair once far and once near."""
 
     center: Array
     """(K,)"""
     away: Array
     """(P, K) from the center, to the one and, with the other sign, to the other."""
-    radius: Array
-    """(P,) how far, in deviations per direction."""
+    near: Array
+    """(P,) share of that at which the near pair is."""
+
+    @property
+    def offset(self) -> Array:
+        """(2·P, K) one of each pair, less the center; the far pairs first."""
+        return np.concatenate([self.away, self.near[:, None] * self.away])
 
     @property
     def xi(self) -> Array:
-        """(2·P, K)"""
-        return np.concatenate([self.center + self.away, self.center - self.away])
+        """(4·P, K), one of each pair first."""
+        return np.concatenate([self.center + self.offset, self.center - self.offset])
 
 
 def design(belief: Normal, low: Array, high: Array, n: int, rng: np.random.Generator) -> Design:
-    """About n candidates with the spread of a belief, inside the ranges.
+    """About n candidates, the range of some parameter permitting with the spread of a belief.
 
-    Pairs, for what is curved then stays out of the slopes; each block of them along orthogonal
-    directions, randomly turned, so that its spread is exact (Genz and Monahan 1998); and near as
-    well as far ones, from which the value at the center follows without what curvature adds.
+    In pairs, for what is curved then stays out of the slopes; along orthogonal directions, randomly
+    turned, so that their spread is exact (Genz and Monahan 1998); and near as well as far along
+    each, from which the value at the center follows without what curvature adds.
+
+    What would leave the ranges is drawn in along what is believed: the center, and pairs on both
+    its sides alike.
     """
     free = np.flatnonzero(high > low)
     F = len(free)
@@ -83,28 +91,25 @@ def design(belief: Normal, low: Array, high: Array, n: int, rng: np.random.Gener
     inner = belief.covariance[np.ix_(free, free)] / np.outer(spread, spread)
     values, vectors = np.linalg.eigh(inner)
     root = (vectors * np.sqrt(np.maximum(values, 0.0))).T * spread  # (F, F), a row a direction
-    blocks = max(LEAST_BLOCKS, 2 * round(n / (4 * F)))
-    near = rng.uniform(*NEAR, blocks // 2)
-    square = np.column_stack([near, 2 - near]).ravel()
+    blocks = max(LEAST_BLOCKS, round(n / (4 * F)))
+    square = rng.uniform(*NEAR, blocks)
     turns = [np.linalg.qr(rng.standard_normal((F, F))).Q for _ in range(blocks)]
-    out = np.concatenate([(x * F) ** 0.5 * turn for x, turn in zip(square, turns, strict=True)])
+    far = np.sqrt((2 - square) * F)
+    out = np.concatenate([size * turn for size, turn in zip(far, turns, strict=True)])
     away = np.zeros((blocks * F, len(low)))
     away[:, free] = out @ root
     margin = np.zeros(len(low))
     margin[free] = np.minimum(MARGIN * spread, (high - low)[free] / 4)
-    center = nearest(belief, low + margin, high - margin)
+    center = densest(belief, low + margin, high - margin)
     room = np.minimum(center - low, high - center)
-    beyond = np.flatnonzero((np.abs(away) > room).any(axis=1))
-    for p in beyond:
-        away[p] = nearest(Normal(away[p], belief.covariance), -room, room)
-    back = np.linalg.pinv(root, rcond=1e-9)
-    radius = np.sqrt(np.square(away[:, free] @ back).sum(axis=1) / F)
-    return Design(center, away, radius)
+    for p in np.flatnonzero((np.abs(away) > room).any(axis=1)):
+        away[p] = densest(Normal(away[p], belief.covariance), -room, room)
+    return Design(center, away, np.repeat(np.sqrt(square / (2 - square)), F))
 
 
-def nearest(belief: Normal, low: Array, high: Array) -> Array:
-    """(K,) where a belief is densest between low and high: not each parameter by itself, for what
-    one cannot be the others make up for as they are correlated."""
+def densest(belief: Normal, low: Array, high: Array) -> Array:
+    """(K,) where a belief is densest between low and high, each (K,): not each parameter by itself,
+    for what one cannot be the others make up for as they are correlated."""
     inside = np.clip(belief.mean, low, high)
     free = np.flatnonzero(high > low)
     if np.array_equal(inside, belief.mean) or not len(free):
@@ -112,8 +117,9 @@ def nearest(belief: Normal, low: Array, high: Array) -> Array:
     spread = np.sqrt(np.diag(belief.covariance)[free])
     correlation = belief.covariance[np.ix_(free, free)] / np.outer(spread, spread)
     root = np.linalg.inv(np.linalg.cholesky(correlation + RIDGE * np.eye(len(free))))
-    away = (np.stack([low, high])[:, free] - belief.mean[free]) / spread
-    found = lsq_linear(root, np.zeros(len(free)), bounds=(away[0], away[1]))
+    ends = (np.stack([low, high])[:, free] - belief.mean[free]) / spread
+    ends[1] = np.maximum(ends[1], ends[0] + RIDGE)
+    found = lsq_linear(root, np.zeros(len(free)), bounds=(ends[0], ends[1]))
     inside[free] = np.clip(belief.mean[free] + spread * found.x, low[free], high[free])
     return inside
 
@@ -125,7 +131,7 @@ what explains the log, and the pairs, which may be wide only to one side, have n
 about."""
 RIDGE = 1e-9
 """Variance, in that of each parameter, that rounding may take from a direction."""
-LEAST_BLOCKS = 2
+LEAST_BLOCKS = 1
 NEAR = (0.05, 0.45)
 """Squares of the near radii; those of the far ones are 2 less that, and 1 in the mean."""
 FAR = 3.0
@@ -137,10 +143,11 @@ SHUFFLES = 12
 
 
 def regressed(tried: Design, r: Array, rng: np.random.Generator) -> Line:
-    """The line through candidates and their surprises (2·P, M).
+    """The line through candidates and their surprises (4·P, M).
 
     Half the difference of a pair has no part that is even in ξ: it gives the slopes. Half their sum
-    has none that is odd: over the square of the radius it gives the value at the center.
+    has none that is odd: what is curved grows with the square of the distance, and from near and
+    far along one direction the value at the center follows (Richardson 1911).
 
     Pairs that the line misses by far more than the others, since a contact came that came to
     no other, are left out, a quarter at most.
@@ -151,16 +158,21 @@ def regressed(tried: Design, r: Array, rng: np.random.Generator) -> Line:
     directions where the slopes together are not larger than that, they are taken for zero;
     elsewhere they are shrunk accordingly.
     """
-    P = len(tried.away)
-    x, square = tried.away, tried.radius**2
-    odd, even = (r[:P] - r[P:]) / 2, (r[:P] + r[P:]) / 2
+    P, x = len(tried.away), tried.offset
+    odd, even = (r[: 2 * P] - r[2 * P :]) / 2, (r[: 2 * P] + r[2 * P :]) / 2
     missed = _missed(x, odd)
-    near = missed <= max(
+    usual = missed <= max(
         FAR * np.median(missed), np.quantile(missed, 0.75), HARDLY * odd[0].size ** 0.5
     )
-    x, odd, square, even = x[near], odd[near], square[near], even[near]
+    both = usual[:P] & usual[P:]
+    if not both.any():
+        both[:] = True
+    share = np.square(tried.near)[both, None]
+    sharp = np.square(1 - share) / (1 + np.square(share))  # over the variance of what follows
+    at_center = (even[P:][both] - share * even[:P][both]) / (1 - share)
+    value = (sharp * at_center).sum(axis=0) / sharp.sum()
+    x, odd = x[usual], odd[usual]
     used, F = len(x), int((np.abs(x).max(axis=0) > 0).sum())
-    value = np.linalg.lstsq(np.column_stack([np.ones(used), square]), even, rcond=None)[0][0]
     unit = np.abs(x).max(axis=0)  # parameters have units of their own
     unit[unit == 0] = 1.0
     left_, size, right = np.linalg.svd(x / unit, full_matrices=False)
@@ -168,13 +180,15 @@ def regressed(tried: Design, r: Array, rng: np.random.Generator) -> Line:
     slope = left_.T @ odd  # (K, M) in directions in which chance is alike
     slope[~there] = 0.0
     rest = odd - left_ @ slope
-    left = 2 * np.square(rest).sum(axis=0) / (used - F)  # half a difference has half the variance
+    degrees = used - F
+    left = 2 * np.square(rest).sum(axis=0) / degrees  # half a difference has half the variance
+    left *= degrees / (degrees - 2) if degrees > 2 else 1.0  # its inverse is what is used
     weight = 1.0 / (1.0 + left)
     values, vectors = np.linalg.eigh((slope * weight) @ slope.T)
     signs = rng.choice([-1.0, 1.0], (SHUFFLES, used, 1))
     shuffled = [left_.T @ (sign * rest)[rng.permutation(used)] for sign in signs]
     largest = [np.linalg.eigvalsh((none * weight) @ none.T)[-1] for none in shuffled]
-    chance = float(np.mean(largest)) * used / (used - F)
+    chance = float(np.mean(largest)) * used / degrees
     kept = np.sqrt(np.clip(1 - chance / np.maximum(values, 1e-300), 0.0, 1.0))
     slope = (vectors * kept) @ vectors.T @ slope
     back = np.where(there, 1 / np.where(there, size, 1.0), 0.0)

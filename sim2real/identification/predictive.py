@@ -61,7 +61,8 @@ def check(
     robot: Robot, episodes: Sequence[Trajectory], posterior: Posterior, *,
     imagined: int = IMAGINED, seed: int = 0,
 ) -> Predictive:  # fmt: skip
-    """Holds a log against robots that its posterior imagines.
+    """Holds a log against robots that its posterior imagines: a part of it where all would take
+    long, see `COST`.
 
     Args:
         imagined: R, at least 2.

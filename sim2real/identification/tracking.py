@@ -203,6 +203,7 @@ class Tracker:
         joint = int(np.searchsorted(model.jnt_qposadr, entry, side="right")) - 1
         return int(model.jnt_dofadr[joint] + entry - model.jnt_qposadr[joint])
 
+    @may_diverge()
     def _typical_change(self) -> Array:
         """(nv,) root mean square, nominal physics under the logged commands; what a velocity begins
         with and rounding at least."""

@@ -11,7 +11,7 @@ import mujoco
 @contextmanager
 def may_diverge() -> Iterator[None]:
     """While candidates are tried, that some are unstable is a result and no mishap: MuJoCo neither
-    prints it nor writes MUJOCO_LOG.TXT. A decorator, too."""
+    prints it nor writes MUJOCO_LOG.TXT, in whichever thread of this process. A decorator, too."""
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(_unheard)
     try:
