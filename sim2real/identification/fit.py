@@ -1,4 +1,4 @@
-"""ξ from logs by posterior linearisation: candidates all over the ranges that contract onto what
+"""ξ from logs by posterior linearisation: candidates far over the ranges that contract onto what
 explains them. A density that is close to normal, over any number of parameters."""
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def fit(
     report: progress.Report = progress.silent,
 ) -> Posterior:
     """The posterior over ξ, by following the logs (`tracking.py`) and regressing what surprises on
-    ξ (`linearization.py`), again and again, from candidates all over the ranges to as many as lie
+    ξ (`linearization.py`), again and again, from candidates far over the ranges to as many as lie
     where the posterior is: first of a part of the log, which is cheap, then of all of it. The
     sensors' noise, the initial states and the drift are estimated too.
 
