@@ -37,11 +37,12 @@ TRIED = 0.4
 """Times the drift is tried next."""
 NATS = 5.0
 """By which logs may be less likely under less drift."""
-WOBBLE, MANY = 0.02, 0.4
-"""Nats for each value that was logged: by which a log may be less likely under the same drift, for
-single contacts decide about so much; and by which it must be likelier for ξ to have been so wrong
-before that it only seemed known. Less drift alone, under a right ξ, makes it likelier by half of
-that."""
+WOBBLE = 0.02
+"""Nats for each value that was logged, by which a log may be less likely under the same drift:
+single contacts decide about so much."""
+HALF = 0.5
+"""Share of what was not foreseen to which it must fall for ξ to have been so wrong before that it
+only seemed known."""
 GAIN, LOSS = 0.02, 0.1
 """Of the mean logarithm of the deviations: below which less drift is not worth it, and from which
 on a round counts as a step back."""
@@ -127,7 +128,7 @@ class _Found(NamedTuple):
     settled: bool
 
     def better(self, other: _Found) -> bool:
-        """Whether ξ is known better than there and no more surprises, or far less surprises."""
+        """Whether ξ is known better than there and no more surprises, or much less does."""
         return (self.size < other.size - GAIN and self._likely(other)) or self._right(other)
 
     def as_good(self, other: _Found) -> bool:
@@ -139,7 +140,7 @@ class _Found(NamedTuple):
         return self.size > other.size + LOSS and not self._right(other)
 
     def _right(self, other: _Found) -> bool:
-        return self._likelier(other) > MANY * self.values
+        return self.track.unforeseen < HALF * other.track.unforeseen
 
     def _likely(self, other: _Found) -> bool:
         less = NATS if self.drift != other.drift else WOBBLE * self.values

@@ -85,6 +85,12 @@ class Track(NamedTuple):
     """Of the innovations, those beyond BEYOND deviations counted linearly (Huber 1964)."""
 
     @property
+    def unforeseen(self) -> float:
+        """Size of the innovations: geometric mean over the columns of their median."""
+        median = np.nanmedian(np.abs(self.innovation), axis=(0, 1))
+        return float(np.exp(np.log(median + 1e-300).mean()))
+
+    @property
     def noise(self) -> Array:
         """(D,) the sensors' noise that the innovations show: under a right gain
         E[(y - h(x̂)) νᵀ] = R."""
