@@ -19,16 +19,16 @@ BELIEF = Normal(np.zeros(1), np.eye(1))
 
 def searched(rounds, says):
     """What `descended` returns and which drifts it tried, where `says` (drift, visit) gives the
-    size of the posterior, the log-likelihood and whether ξ is settled."""
+    size of the posterior, the log-likelihood, whether ξ is settled, and what was not foreseen."""
     tried: list[float] = []
 
     class Told(_Search):
         def stepped(self, tracker, at):
             drift = at.supposed.drift
             tried.append(round(drift, 4))
-            size, likely, settled = says(drift, tried.count(round(drift, 4)))
-            none = np.zeros(0)
-            track = Track(at.supposed, none, none, none, likely)
+            size, likely, settled, *more = says(drift, tried.count(round(drift, 4)))
+            none, innovation = np.zeros(0), np.full((1, 10, 1), *more or [1.0])
+            track = Track(at.supposed, none, none, innovation, likely)
             line: Any = None
             return _Found(
                 _At(BELIEF, at.supposed, None, at.round + 1),
@@ -59,6 +59,28 @@ def test_where_less_drift_tells_less_it_goes_back_and_stays():
     assert found.drift == pytest.approx(0.16)
     assert tried.count(0.064) == 1
     assert 0.0256 not in tried
+
+
+def test_what_only_seemed_known_where_little_was_foreseen_does_not_hold_it_up():
+    """The first linearisation was far off, and sure."""
+
+    def says(drift, visit, foreseen=True):
+        size = -3.0 if drift == 1.0 else -1.0 + np.log(drift)
+        return size, 0.0, visit > 1, 10.0 if foreseen and drift == 1.0 else 1.0
+
+    found, tried = searched(20, says)
+    assert found.drift == LEAST_DRIFT
+    assert tried.count(1.0) == 1
+    stuck, _ = searched(20, lambda d, visit: says(d, visit, foreseen=False))  # the control arm
+    assert stuck.drift == 1.0
+
+
+def test_under_the_same_drift_a_log_that_became_much_less_likely_is_no_progress():
+    def says(drift, visit):
+        return -0.03 * visit, -100.0 * (visit > 3), False
+
+    found, _ = searched(8, lambda d, visit: says(d, visit) if d == LEAST_DRIFT else (d, 0.0, False))
+    assert found.track.log_likelihood == 0.0
 
 
 def test_drift_that_makes_the_log_less_likely_is_refused_even_in_the_last_round():
