@@ -129,7 +129,7 @@ def test_what_the_task_counts_is_the_mean_over_the_steps_of_an_episode(capsys, t
     recipe = {"description": "stands", "env": "go1", "observe": "measured", "randomize": "none",
               "correct": "none", "align": "none", "adapt": "none", "steps": 1}  # fmt: skip
     spec = describe("stands", robot, read(recipe)[1])
-    network = mlp([spec.feature_size, 4, spec.action_size], "relu")
+    network: Any = mlp([spec.feature_size, 4, spec.action_size], "relu")
     torch.nn.init.zeros_(network[-1].weight)
     torch.nn.init.zeros_(network[-1].bias)
     stands = Policy(spec, network, Normalizer.identity(spec.feature_size))

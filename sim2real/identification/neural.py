@@ -215,12 +215,12 @@ def _learned(
                 "the neural posterior of these logs lies outside of the ranges: no ξ explains "
                 "them; take the method fit, which says so"
             )
-        held = [within(one, DRAWS) for one in x[simulations:]]
-        known = [i for i, some in enumerate(held) if some is not None]
-        if 2 * len(known) < len(held):
+        checked_on = zip(unit[simulations:], x[simulations:], strict=True)
+        found = [(one, within(of, DRAWS)) for one, of in checked_on]
+        held = [(one, some) for one, some in found if some is not None]
+        if 2 * len(held) < len(found):
             return drawn, 0.0
-        truth = unit[simulations:][known]
-        some = np.stack([held[i] for i in known])  # (n, DRAWS, K)
+        truth, some = (np.stack(values) for values in zip(*held, strict=True))  # some (n, DRAWS, K)
         ranks = (some < truth[:, None]).sum(axis=1)
         checked = check_sbc(
             tensor(ranks), tensor(truth), tensor(some[:, 0]), num_posterior_samples=DRAWS

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mujoco
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ def heard():
 
 
 def diverge(threads):
-    robot = Robot.load("hopper")
+    robot: Any = Robot.load("hopper")
     engine = make_engine("mjbatch", robot.compile(), WORLDS, [], threads)
     task = robot.task
     engine.reset(
