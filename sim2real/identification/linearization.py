@@ -76,7 +76,7 @@ class Design(NamedTuple):
 
 
 def design(belief: Normal, low: Array, high: Array, n: int, rng: np.random.Generator) -> Design:
-    """About n candidates, the range of some parameter permitting with the spread of a belief.
+    """About n candidates inside the ranges, with the spread of a belief as far as these permit.
 
     In pairs, for what is curved then stays out of the slopes; along orthogonal directions, randomly
     turned, so that their spread is exact (Genz and Monahan 1998); and near as well as far along

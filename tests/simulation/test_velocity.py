@@ -53,6 +53,22 @@ def test_feet_slide_as_far_whichever_way_the_robot_heads():
     assert moved[1] == pytest.approx(moved[0], rel=1e-3)
 
 
+def test_feet_that_stand_hardly_creep():
+    """Less than a millimetre a second; with impratio 1, MuJoCo's default, more than that."""
+    creep = []
+    for impratio in (None, 1.0):
+        model = GO1.compile()
+        model.opt.impratio = impratio or model.opt.impratio
+        data = mujoco.MjData(model)
+        data.qpos[:], data.ctrl[:] = GO1.task.init_qpos, GO1.task.rest
+        feet = [model.geom(f"{leg}_foot").id for leg in ("FR", "FL", "RR", "RL")]
+        mujoco.mj_step(model, data, 500)
+        begin = data.geom_xpos[feet].copy()
+        mujoco.mj_step(model, data, 1000)
+        creep.append(np.linalg.norm(data.geom_xpos[feet] - begin, axis=1).max() / 4)
+    assert creep[0] < 1e-3 < creep[1]
+
+
 def test_masses_are_those_of_the_urdf():
     """Sums of const.xacro: a leg of hip, thigh, calf, foot and two rotors; a trunk with four."""
     model = GO1.model
