@@ -438,7 +438,7 @@ def compute(arm: str, place: Place) -> Cell:
     )
     return Cell(
         arm, place.seed, result.returns.tolist(), int(result.falls.sum()), made.target_steps,
-        made.source_steps, time.monotonic() - begin, versions(), _commit(), _machine(),
+        made.source_steps, time.monotonic() - begin, versions(), commit(), _machine(),
         made.rise,
     )  # fmt: skip
 
@@ -782,7 +782,7 @@ def _best_oracle(cells: Mapping[str, list[Cell]]) -> list[Cell]:
     return max(oracles, key=lambda have: float(_returns(have).mean()), default=[])
 
 
-def _commit() -> str:
+def commit() -> str:
     """Of the package's own checkout; empty where there is none."""
     here = Path(__file__).resolve().parent.parent
     if not (here / ".git").exists():

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sim2real import progress
+from sim2real.compare import commit
 from sim2real.deploy.files import write_atomically
 from sim2real.identification import fit
 from sim2real.identification.posterior import ALARM, Posterior
@@ -200,14 +200,6 @@ def cell(env: str, seed: int, arm: str) -> dict[str, Any]:
         "mean": found.mean.tolist(), "std": found.std.tolist(), "low": low.tolist(),
         "high": high.tolist(), "informed": found.informed.tolist(), **made, "commit": commit(),
     }  # fmt: skip
-
-
-def commit() -> str:
-    said = subprocess.run(
-        ["git", "-C", str(HERE.parent), "rev-parse", "--short", "HEAD"], capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
-    return said.stdout.strip()
 
 
 def table(cells: list[dict[str, Any]]) -> str:

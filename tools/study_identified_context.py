@@ -15,9 +15,10 @@ import json
 from typing import Any
 
 import numpy as np
-from study_identification import HERE, commit
+from study_identification import HERE
 
 from sim2real import progress
+from sim2real.compare import commit
 from sim2real.deploy.files import write_atomically
 from sim2real.evaluate import Told, evaluate
 from sim2real.policy.policy import Policy

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from study_identification import commit
 
 from sim2real import content, progress
+from sim2real.compare import commit
 from sim2real.deploy.files import write_atomically
 from sim2real.evaluate import Evaluation, Told, bootstrap, evaluate
 from sim2real.policy.policy import Policy
