@@ -337,10 +337,13 @@ def build_contract(spec: PolicySpec, recorded: Recording) -> c.Contract:
     ranges = [np.percentile(x, (0.1, 99.9), axis=0).tolist() for x in _split(recorded.obs, spec)]
     actuators = spec.actuators
     H, O, K = spec.history, spec.obs_size, len(spec.context)
+    A, Z = spec.action_size, 0 if spec.memory is None else spec.memory.z_size
     nominal = tuple(p.nominal for p in spec.context)
     states = {
         "history": c.State("history", (1, H, O), (0.0,) * (H * O), reset="episode"),
         "context": c.State("context", (1, K), nominal, reset="trial"),
+        "memory": c.State("memory", (1, Z), (0.0,) * Z, reset="trial"),
+        "last_action": c.State("last_action", (1, A), (0.0,) * A, reset="trial"),
     }
     return c.Contract(
         schema=c.SCHEMA,

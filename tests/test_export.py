@@ -5,6 +5,7 @@ import shutil
 import sys
 from copy import deepcopy
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import onnx
@@ -27,7 +28,7 @@ from sim2real.export import build_graph, check_graph, check_onnxscript, export, 
 from sim2real.policy.networks import mlp
 from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.policy import Policy
-from sim2real.policy.spec import ActuatorSpec, ParameterInfo, PolicySpec, TermSpec
+from sim2real.policy.spec import ActuatorSpec, MemorySpec, ParameterInfo, PolicySpec, TermSpec
 from sim2real.record import Recording
 from sim2real.simulation.robot import Robot
 from sim2real.types import InputError
@@ -61,7 +62,7 @@ def build(spec, seed=0):
     rng = np.random.default_rng(seed)
     F = spec.feature_size
     normalizer = Normalizer(rng.normal(size=F), rng.uniform(0.1, 4, F), clip=3.0)
-    return Policy(spec, mlp([F, 16, spec.action_size], "relu"), normalizer)
+    return Policy(spec, mlp([spec.network_size, 16, spec.action_size], "relu"), normalizer)
 
 
 def record(ticks=200, seed=0):
@@ -84,12 +85,21 @@ def copied(exported, tmp_path):
 # What is written
 
 
-@pytest.mark.parametrize("head", ["clip", "tanh"])
-@pytest.mark.parametrize("history", [1, 4])
-@pytest.mark.parametrize("context", [(), SPEC.context])
-def test_artifact_gives_the_commands_of_torch(tmp_path, head, history, context):
-    """On observations, and a context, that were not in the recording."""
-    spec = replace(SPEC, head=head, history=history, context=context, name="a b")
+GRU, LSTM = MemorySpec(12, "gru"), MemorySpec(12, "lstm")
+
+
+@pytest.mark.parametrize(
+    ("head", "history", "context", "memory"),
+    [
+        *product(["clip", "tanh"], [1, 4], [(), SPEC.context], [None]),
+        ("clip", 1, (), GRU),
+        ("clip", 1, (), LSTM),
+        ("tanh", 4, SPEC.context, GRU),
+    ],
+)
+def test_artifact_gives_the_commands_of_torch(tmp_path, head, history, context, memory):
+    """On observations, and a context, that were not in the recording, over several episodes."""
+    spec = replace(SPEC, head=head, history=history, context=context, memory=memory, name="a b")
     policy = build(spec, seed=1)
     artifact = export(policy, tmp_path / "a", record(seed=1))
     assert verify(tmp_path / "a").ok
@@ -98,7 +108,8 @@ def test_artifact_gives_the_commands_of_torch(tmp_path, head, history, context):
     runner, z = Runner(artifact), policy.initial(1)
     if context:
         runner.set_state("context", [1.9, 7.0])
-        z = (*z[:-1], torch.tensor([[1.9, 7.0]]))
+        at = policy.z_names.index("context")
+        z = (*z[:at], torch.tensor([[1.9, 7.0]]), *z[at + 1 :])
     obs, reset = record(300, seed=2)
     saturated = 0
     for row, begins in zip(obs, reset, strict=True):
@@ -110,7 +121,10 @@ def test_artifact_gives_the_commands_of_torch(tmp_path, head, history, context):
         np.testing.assert_allclose(raw, wanted_raw[0], atol=1e-5, rtol=0)
         saturated += (command != raw).any()
     for name, value in zip(policy.z_names, z, strict=True):
-        np.testing.assert_array_equal(runner.state(name), value)
+        if name in ("history", "context"):
+            np.testing.assert_array_equal(runner.state(name), value)
+        else:
+            np.testing.assert_allclose(runner.state(name), value, atol=1e-5, rtol=0)
     assert saturated  # the limits were met, so they are in the graph
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
 from sim2real.policy.estimator import Estimator
+from sim2real.policy.memory import Memory
 from sim2real.policy.networks import layout, mlp
 from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.spec import PolicySpec
@@ -28,6 +29,8 @@ class Policy(nn.Module):
 
         obs      = estimator(obs)                 where there is one     (B, O)
         features = normalizer([history oldest ... newest, context])      (B, H·O + K)
+        x        = [features, last action, whether an episode begins]    where there is a memory
+        features = [x, memory(x)]                                        (B, H·O + K + A + 1 + M)
         raw      = network(features)              head clip              (B, A)
                    tanh(network(features))        head tanh
         command  = clip(raw · scale + offset, low, high)                 (B, A), physical units
@@ -35,7 +38,9 @@ class Policy(nn.Module):
     z is a tuple with the tensors that `spec.z_names` names. "history" (B, H, O) holds the last H
     observations as the robot gave them, or as they were estimated, newest last; a reset, at the
     start of every episode, fills it with the current one. "context" (B, K) holds ξ in physical
-    units; it lasts for the trial, and only adaptation changes it.
+    units; it lasts for the trial, and only adaptation changes it. "memory" (B, Z) is what a
+    recurrent network remembers of the trial, "last_action" (B, A) the raw action before this one,
+    clipped to [-1, 1]; both last over the episodes of a trial.
     """
 
     command_low: Tensor
@@ -52,23 +57,38 @@ class Policy(nn.Module):
         normalizer: Normalizer,
         log_std: Tensor | None = None,
         estimator: Estimator | None = None,
+        memory: Memory | None = None,
     ) -> None:
         """Put the parts together.
 
         Args:
-            network: (B, H·O + K) -> (B, A), as `networks.mlp` builds it.
+            network: (B, H·O + K) -> (B, A), as `networks.mlp` builds it; with a memory
+                (B, H·O + K + A + 1 + M) -> (B, A).
             log_std: (A,), or None where it is unknown.
             estimator: (B, O) -> (B, O), of a policy that was aligned with a robot's sensors.
+            memory: as `spec.memory` says; None makes a new one where that is not None.
 
         Raises:
-            InputError: a network, normalizer or log_std whose size is not the spec's.
+            InputError: a network, normalizer, memory or log_std whose size is not the spec's.
         """
         super().__init__()
         sizes, _ = layout(network)
+        if memory is None and spec.memory is not None:
+            memory = Memory(spec.remembered_size, spec.memory)
+        mine = None if memory is None else memory.spec
+        if mine != spec.memory:
+            raise InputError(
+                f"policy '{spec.name}': its memory is {mine}, the spec says {spec.memory}"
+            )
         for what, size, right in (
-            ("the network takes", sizes[0], spec.feature_size),
+            ("the network takes", sizes[0], spec.network_size),
             ("the network gives", sizes[-1], spec.action_size),
             ("the normalizer takes", normalizer.size, spec.feature_size),
+            (
+                "the memory takes",
+                spec.remembered_size if memory is None else memory.inputs,
+                spec.remembered_size,
+            ),
             (
                 "the estimator takes",
                 spec.obs_size if estimator is None else estimator.sizes[0],
@@ -88,6 +108,7 @@ class Policy(nn.Module):
         self.network = network
         self.normalizer = normalizer
         self.estimator = estimator
+        self.memory = memory
         self.log_std = None if log_std is None else nn.Parameter(log_std.detach().clone().float())
         for name, value in (
             ("command_low", spec.actuators.low),
@@ -107,6 +128,8 @@ class Policy(nn.Module):
         parts = {
             "history": lambda: self.nominal.new_zeros(batch, self.spec.history, self.spec.obs_size),
             "context": lambda: self.nominal.repeat(batch, 1),
+            "memory": lambda: self._memory.initial(batch),
+            "last_action": lambda: self.nominal.new_zeros(batch, self.spec.action_size),
         }
         return tuple(parts[name]() for name in self.z_names)
 
@@ -127,12 +150,20 @@ class Policy(nn.Module):
         command = torch.clamp(
             raw * self.action_scale + self.action_offset, self.command_low, self.command_high
         )
-        return command, raw, z
+        return command, raw, self.acted(z, raw)
+
+    def acted(self, z: State, raw: Tensor) -> State:
+        """z after a raw action (B, A): what the memory is told of it next."""
+        if self.memory is None:
+            return z
+        at = self.z_names.index("last_action")
+        return (*z[:at], raw.clamp(-1.0, 1.0), *z[at + 1 :])
 
     def distribution(
         self, obs: Tensor, z: State, reset: Tensor | None = None
     ) -> tuple[Independent[Normal], State]:
-        """The distribution of the network's output, before tanh, scale and clip; and z'.
+        """The distribution of the network's output, before tanh, scale and clip; and z', which with
+        a memory must be told what was drawn of it (`acted`).
 
         Raises:
             InputError: the policy has no log_std.
@@ -147,7 +178,27 @@ class Policy(nn.Module):
 
     def _mean(self, obs: Tensor, z: State, reset: Tensor | None) -> tuple[Tensor, State]:
         features, z = self.features(obs, z, reset)
-        return self.network(self.normalizer(features)), z
+        features = self.normalizer(features)
+        if self.memory is not None:
+            features, z = self._recalled(features, z, reset)
+        return self.network(features), z
+
+    def _recalled(self, features: Tensor, z: State, reset: Tensor | None) -> tuple[Tensor, State]:
+        """Features (B, F) with what is remembered beside them; and z'."""
+        parts = dict(zip(self.z_names, z, strict=True))
+        x = self.remembered(features, parts["last_action"], reset)
+        h, parts["memory"] = self._memory.step(x, parts["memory"])
+        return torch.cat([x, h], dim=1), tuple(parts.values())
+
+    def remembered(self, features: Tensor, last: Tensor, reset: Tensor | None) -> Tensor:
+        """x (..., X): what the memory is told in a step, of normalised features (..., F)."""
+        begins = torch.zeros_like(last[..., :1]) if reset is None else reset
+        return torch.cat([features, last, begins], dim=-1)
+
+    @property
+    def _memory(self) -> Memory:
+        assert self.memory is not None
+        return self.memory
 
     def features(self, obs: Tensor, z: State, reset: Tensor | None) -> tuple[Tensor, State]:
         """What the network sees before normalisation, (B, H·O + K); and z'."""

@@ -15,6 +15,9 @@ from sim2real import schema
 from sim2real.types import InputError, nearest
 
 HEADS = ("clip", "tanh")
+CELLS = ("gru", "lstm")
+"""Of a memory: gated recurrent units (Cho and others 2014), long short-term memory (Hochreiter and
+Schmidhuber 1997)."""
 ACCESS = ("measured", "estimated", "privileged")
 
 
@@ -90,6 +93,30 @@ class ParameterInfo:
 
 
 @dataclass(frozen=True)
+class MemorySpec:
+    """The recurrent network of a policy that remembers."""
+
+    hidden: int
+    """M, the size of what it gives to the policy."""
+    cell: str = "gru"
+    """gru or lstm."""
+
+    @property
+    def z_size(self) -> int:
+        """Z, the size of what it keeps: an LSTM keeps its cell's state too."""
+        return self.hidden * (2 if self.cell == "lstm" else 1)
+
+    def __post_init__(self) -> None:
+        if self.cell not in CELLS:
+            raise InputError(
+                f"memory: cell is '{self.cell}'; it is {' or '.join(CELLS)}"
+                + nearest(self.cell, CELLS)
+            )
+        if self.hidden < 1:
+            raise InputError(f"memory: hidden is {self.hidden}; it must be at least 1")
+
+
+@dataclass(frozen=True)
 class PolicySpec:
     """Everything that a policy must be told and cannot learn."""
 
@@ -123,6 +150,8 @@ class PolicySpec:
     in the body frame (3) or a quaternion w, x, y, z (4). Given exactly when max_tilt is."""
     episodes: int = 0
     """How many episodes adaptation may use; 0 where there is nothing to adapt."""
+    memory: MemorySpec | None = None
+    """What remembers a trial, its episodes and all; None: no memory in z."""
     provenance: Mapping[str, str] = field(default_factory=dict[str, str])
     """Where it comes from: recipe, seed, commit, versions, licence."""
 
@@ -205,13 +234,28 @@ class PolicySpec:
 
     @property
     def feature_size(self) -> int:
-        """H·O + K, what the normaliser and the network take."""
+        """H·O + K, what the normaliser takes."""
         return self.history * self.obs_size + len(self.context)
 
     @property
+    def remembered_size(self) -> int:
+        """X = H·O + K + A + 1, what a memory takes: with the last action, and whether an episode
+        begins."""
+        return self.feature_size + self.action_size + 1
+
+    @property
+    def network_size(self) -> int:
+        """What the network takes: features, or X and what is remembered."""
+        if self.memory is None:
+            return self.feature_size
+        return self.remembered_size + self.memory.hidden
+
+    @property
     def z_names(self) -> tuple[str, ...]:
-        """The parts of z, in order: those of ("history", "context") that this policy has."""
-        return ("history",) * (self.history > 1) + ("context",) * bool(self.context)
+        """The parts of z, in order: those of ("history", "context", "memory", "last_action") that
+        this policy has."""
+        kept = ("history",) * (self.history > 1) + ("context",) * bool(self.context)
+        return kept + ("memory", "last_action") * (self.memory is not None)
 
     def to_dict(self) -> dict[str, Any]:
         return schema.to_dict(self)

@@ -12,6 +12,7 @@ from sim2real.bridges.adapt.memory.network import RecurrentActorCritic
 from sim2real.bridges.adapt.memory.recurrent_ppo import PPOSettings, RecurrentPPO, advantages
 from sim2real.bridges.adapt.memory.robots import FARTHEST, RobotTrials, Running
 from sim2real.bridges.adapt.memory.trials import Actions, Outcome, Told
+from sim2real.policy.spec import MemorySpec
 from sim2real.simulation.robot import Robot
 from sim2real.simulation.worlds import Worlds
 from sim2real.types import InputError
@@ -21,9 +22,11 @@ CHOICE, NUMBERS = Actions(2, discrete=True), Actions(3)
 
 def network(actions=CHOICE, cell: Any = "gru", inputs=5, seed=0):
     torch.manual_seed(seed)
-    made = RecurrentActorCritic(inputs, actions, hidden=8, cell=cell)
+    made = RecurrentActorCritic(inputs, actions, MemorySpec(8, cell), network=[8])
     with torch.no_grad():
-        made.policy.weight.mul_(100)  # so that what is remembered shows in what is chosen
+        made.policy[-1].get_parameter("weight").mul_(
+            100
+        )  # so that what is remembered shows in what is chosen
     return made
 
 
@@ -46,7 +49,7 @@ def test_a_pass_over_a_sequence_equals_its_steps_with_trials_that_begin_at_diffe
     begin[0] = torch.tensor([True, False, False, True, False, True])
     begin[1:, 1] = False  # one that goes on all along
     made = network(actions, cell)
-    z = first = torch.randn(B, made.z_size, generator=rng)
+    z = first = torch.randn(B, made.memory.spec.z_size, generator=rng)
     chosen, value = made.unroll(x, first, begin)
     for t in range(T):
         z = torch.where(begin[t, :, None], made.initial(B), z)
@@ -59,11 +62,11 @@ def test_a_pass_without_trials_inside_is_the_same_as_one_in_pieces():
     x, made = torch.randn(7, 4, 5), network()
     begin = torch.zeros(7, 4, dtype=torch.bool)
     begin[0, 2] = True
-    z = torch.randn(4, made.z_size)
-    whole = made.unroll(x, z, begin)[1]
+    z = torch.randn(4, made.memory.spec.z_size)
+    whole = made.memory.unroll(x, z, begin)
     first = begin.clone()
     first[0] = True
-    pieces = made.value(made._in_pieces(x, z, begin, first))[..., 0]
+    pieces = made.memory.in_pieces(x, z, begin, first)
     torch.testing.assert_close(whole, pieces)
 
 
@@ -81,13 +84,13 @@ def test_gradients_flow_through_all_of_a_trial_and_not_into_the_one_before():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"cell": "gru2"}, r"cell 'gru2' \(did you mean 'gru'\?\); it is gru or lstm"),
-        ({"hidden": 0}, "hidden 0: each at least 1"),
+        ({"inputs": 0, "actions": CHOICE}, "a memory has 0 inputs; it needs at least 1"),
+        ({"inputs": 5, "actions": Actions(0)}, "actions 0; at least 1 is needed"),
     ],
 )
 def test_networks_that_cannot_be_are_refused(settings, said):
     with pytest.raises(InputError, match=said):
-        RecurrentActorCritic(5, CHOICE, **settings)
+        RecurrentActorCritic(memory=MemorySpec(4), **settings)
 
 
 # What is told
@@ -163,7 +166,7 @@ def learned(forgets=False, seed=0):
     """Mean reward of the second episode after a short training."""
     torch.manual_seed(seed)
     told, trials = Told(1, CHOICE), ShownBit(64, seed)
-    made = RecurrentActorCritic(told.size, CHOICE, hidden=16)
+    made = RecurrentActorCritic(told.size, CHOICE, MemorySpec(16))
     if forgets:  # the planted bug: z is cleared where an episode ends
 
         class Forgets(ShownBit):
@@ -193,7 +196,7 @@ def test_the_same_seed_learns_the_same():
     def weights(seed):
         torch.manual_seed(0)
         told = Told(1, CHOICE)
-        made = RecurrentActorCritic(told.size, CHOICE, hidden=4)
+        made = RecurrentActorCritic(told.size, CHOICE, MemorySpec(4))
         how = PPOSettings(sequence=2, minibatches=2)
         RecurrentPPO(made, ShownBit(8, seed), told, how, steps=32, seed=seed).learn()
         return torch.cat([p.detach().flatten() for p in made.parameters()])
@@ -207,13 +210,12 @@ def test_settings_that_cannot_be_are_refused():
     with pytest.raises(InputError, match="epochs is 0; it must be at least 1"):
         PPOSettings(epochs=0)
     told = Told(1, CHOICE)
+    made = RecurrentActorCritic(told.size, CHOICE, MemorySpec(4))
     alone = PPOSettings(minibatches=1, centered=True)
     with pytest.raises(InputError, match="centered takes the mean over the worlds"):
-        RecurrentPPO(RecurrentActorCritic(told.size, CHOICE), ShownBit(1), told, alone, steps=1)
+        RecurrentPPO(made, ShownBit(1), told, alone, steps=1)
     with pytest.raises(InputError, match=r"4 minibatches of 2 worlds.*whole sequences"):
-        RecurrentPPO(
-            RecurrentActorCritic(told.size, CHOICE), ShownBit(2), told, PPOSettings(), steps=1
-        )
+        RecurrentPPO(made, ShownBit(2), told, PPOSettings(), steps=1)
 
 
 # Robots
@@ -285,7 +287,7 @@ def test_a_recurrent_policy_learns_on_robots():
     torch.manual_seed(0)
     trials = hoppers(B=8)
     told = Told(trials.obs_size, trials.actions)
-    made = RecurrentActorCritic(told.size, trials.actions, hidden=16)
+    made = RecurrentActorCritic(told.size, trials.actions, MemorySpec(16))
     how = PPOSettings(sequence=32, minibatches=2)
     learner = RecurrentPPO(made, trials, told, how, steps=8 * 32 * 3)
     before = torch.cat([p.detach().flatten() for p in made.parameters()])

@@ -15,6 +15,7 @@ import torch
 from sim2real.bridges.adapt.memory.network import RecurrentActorCritic
 from sim2real.bridges.adapt.memory.recurrent_ppo import PPOSettings, RecurrentPPO
 from sim2real.bridges.adapt.memory.trials import Actions, Outcome, Told
+from sim2real.policy.spec import MemorySpec
 
 pytestmark = pytest.mark.learn
 
@@ -71,7 +72,7 @@ def score(reward=True, forgets=False, seed=0):
     """Mean return of 20,000 bandits after training, and its standard error."""
     torch.manual_seed(seed)
     told = Told(1, CHOICE, reward=reward)
-    network = RecurrentActorCritic(told.size, CHOICE, hidden=64)
+    network = RecurrentActorCritic(told.size, CHOICE, MemorySpec(64))
     if forgets:  # the planted bug: z is cleared at every pull
         step, unroll = network.step, network.unroll
         network.step = lambda x, z: step(x, network.initial(len(x)))
