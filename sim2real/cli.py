@@ -106,7 +106,12 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--reference", metavar="RUN", help="policy that never heard of the target; "
                    "with --oracle: how much of the gap is closed")  # fmt: skip
     p.add_argument("--oracle", metavar="RUN", help="policy that learned in the target")
-    p.add_argument("--episodes", type=_positive, default=20, help="default 20; not with --grid")
+    p.add_argument("--trial", type=_positive, metavar="N",
+                   help="N episodes on every robot, one after another, in which the policy may "
+                   "adapt: the return of each")  # fmt: skip
+    p.add_argument("--episodes", type=_positive, default=20,
+                   help="each on a robot of its own; default 20; with --trial robots; not with "
+                   "--grid")  # fmt: skip
     p.add_argument("--seed", type=_seed, default=0, help="of the episodes and the gap's robots")
 
     p = _command(commands, compare, "the ladder: which bridge wins on a robot and a gap")
@@ -375,6 +380,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
         "gap": arguments.gap, "xi": dict(arguments.xi) or None, "episodes": arguments.episodes,
         "seed": arguments.seed, "context": arguments.context,
     }  # fmt: skip
+    if arguments.trial is not None:
+        return _trial(arguments, policy, robot, target)
     given = " ".join(f"{name}={value:g}" for name, value in arguments.xi)
     columns = ["robot", "gap", "ξ given", "told", "return [95 %]", "falls", "seconds"]
     counted = [f"{name.replace('_', ' ')} [{unit}]" for name, unit in robot.figures.items()]
@@ -415,6 +422,33 @@ def evaluate(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _trial(arguments: argparse.Namespace, policy: Any, robot: Any, target: dict[str, Any]) -> int:
+    from sim2real.evaluate import bootstrap
+    from sim2real.trial import trial
+
+    if arguments.reference is not None:
+        raise InputError("--trial follows one policy: leave out --reference and --oracle")
+    robots = target.pop("episodes")
+    result = trial(policy, robot, robots=robots, episodes=arguments.trial, **target)
+    counted = [f"{name.replace('_', ' ')} [{unit}]" for name, unit in robot.figures.items()]
+    rows = [
+        [
+            str(e + 1), str(told), str(gain), str(int(result.falls[:, e].sum())),
+            f"{result.seconds[:, e].sum():.0f}",
+            *(str(bootstrap(values[:, e])) for values in result.figures.values()),
+        ]
+        for e, (told, gain) in enumerate(zip(result.intervals, result.gains, strict=True))
+    ]  # fmt: skip
+    columns = ["episode", "return [95 %]", "above the first", "falls", "seconds", *counted]
+
+    def tell() -> None:
+        print(f"{robots} robots {result.env}, gap {result.gap}, told {result.told}")
+        _print(_table(columns, rows))
+
+    _answer(arguments, {**result.to_dict(), "seed": arguments.seed}, tell)
+    return DONE
+
+
 def _robustness(arguments: argparse.Namespace, policy: Any, robot: Any) -> int:
     from sim2real.evaluate import grid
 
@@ -422,6 +456,8 @@ def _robustness(arguments: argparse.Namespace, policy: Any, robot: Any) -> int:
         raise InputError("--xi and --grid both set the physics: give one of them")
     if arguments.reference is not None:
         raise InputError("--grid draws one policy's map: leave out --reference and --oracle")
+    if arguments.trial is not None:
+        raise InputError("--grid and --trial are two evaluations: give one of them")
     axes = arguments.grid.split(",")
     map_ = grid(
         policy, robot, axes, gap=arguments.gap, seed=arguments.seed, context=arguments.context

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from sim2real import content, schema
 from sim2real.bridges.adapt.context import Context
+from sim2real.bridges.adapt.memory.remember import Remember
 from sim2real.bridges.align.adversarial import Dann
 from sim2real.bridges.correct.darc import Darc
 from sim2real.bridges.randomize.adr import ADR
@@ -53,7 +54,7 @@ class Recipe:
     """How the reward is corrected."""
     align: Literal["none"] | Dann
     """How the representation is aligned."""
-    adapt: Literal["none", "context"] | Context
+    adapt: Literal["none", "context", "memory"] | Context | Remember
     """What changes on the robot."""
     steps: int
     """Control steps of training, over all worlds."""
@@ -101,6 +102,15 @@ class Recipe:
                 "adapt: context tells the policy ξ, which never varies with randomize: none; "
                 "randomize, uniform for instance"
             )
+        if self.memory is not None and drawn is None:
+            raise InputError(
+                "adapt: memory finds out what a robot is like, and with randomize: none all are "
+                "alike; randomize, uniform for instance"
+            )
+        if self.memory is not None and self.distill is None:
+            raise InputError(
+                "adapt: memory is learned from a teacher; add distill, with told: true"
+            )
         towards = {
             "randomize: reidentify": isinstance(drawn, Reidentify),
             "correct: darc": self.correction is not None,
@@ -146,7 +156,9 @@ class Recipe:
         """What learns by reward: this, or the teacher of it."""
         if self.distill is None:
             return self
-        adapt = "context" if self.distill.told and self.adapt == "none" else self.adapt
+        adapt = self.adapt if self.memory is None else "none"
+        if self.distill.told and adapt == "none":
+            adapt = "context"
         return replace(self, observe=self.distill.teacher, history=1, distill=None, adapt=adapt)
 
     @property
@@ -164,9 +176,15 @@ class Recipe:
 
     @property
     def adaptation(self) -> Context | None:
-        if self.adapt == "none":
-            return None
-        return Context() if isinstance(self.adapt, str) else self.adapt
+        """What the policy is told of ξ."""
+        told = Context() if self.adapt == "context" else self.adapt
+        return told if isinstance(told, Context) else None
+
+    @property
+    def memory(self) -> Remember | None:
+        """What the policy remembers."""
+        kept = Remember() if self.adapt == "memory" else self.adapt
+        return kept if isinstance(kept, Remember) else None
 
 
 def read(

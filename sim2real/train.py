@@ -28,6 +28,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
 from sim2real import content, progress, schema
+from sim2real.bridges.adapt.memory.student import Student
 from sim2real.bridges.align.aligned import Estimated, aligned_estimator
 from sim2real.bridges.correct.darc import DarcForSAC, DarcReplayBuffer
 from sim2real.bridges.correct.reward import CorrectedReward, DarcForPPO
@@ -59,6 +60,7 @@ from sim2real.policy.spec import ActuatorSpec, ParameterInfo, PolicySpec, TermSp
 from sim2real.recipe import Distill, Recipe, read
 from sim2real.simulation.make import AnyWorlds, make_worlds
 from sim2real.simulation.robot import Robot, Safety
+from sim2real.simulation.trials import TrialWorlds
 from sim2real.simulation.worlds import Worlds
 from sim2real.types import Array, InputError
 
@@ -314,17 +316,31 @@ def imitate(
     before = recipe.total_steps - distill_.steps
     torch.manual_seed(recipe.seed)
     network = mlp(
-        [spec.feature_size, *recipe.learner.network, spec.action_size], recipe.learner.activation
+        [spec.network_size, *recipe.learner.network, spec.action_size], recipe.learner.activation
     )
     student = Policy(spec, network, Normalizer.identity(spec.feature_size), None)
     seen = (*spec.terms, *teacher.spec.terms)
-    both = replace(recipe, observe=[t.name for t in seen], distill=None)
+    both = replace(recipe, observe=[t.name for t in seen], distill=None, adapt="none")
     worlds = make_training_worlds(robot, both, seed=_seed_after(recipe.seed, recipe.steps))
-    distill(
-        teacher, student, worlds, context_encoder(robot, recipe.learned),
-        steps=distill_.steps, seed=recipe.seed, learning_rate=distill_.learning_rate,
-        report=lambda done, figures: report(before + done, figures),
-    )  # fmt: skip
+    encode = context_encoder(robot, recipe.learned)
+
+    def told(done: int, figures: dict[str, float]) -> None:
+        report(before + done, figures)
+
+    if recipe.memory is None:
+        distill(
+            teacher, student, worlds, encode, steps=distill_.steps, seed=recipe.seed,
+            learning_rate=distill_.learning_rate, report=told,
+        )  # fmt: skip
+        return student
+    if not isinstance(worlds, Worlds):
+        raise InputError(f"adapt: memory has no trials of {robot.name}, a Gymnasium environment")
+    ticks = max(1, round(recipe.memory.seconds / robot.control_period))
+    trials = TrialWorlds(worlds, episodes=recipe.memory.trial, steps=ticks, seed=recipe.seed)
+    Student(
+        teacher, student, trials, encode, steps=distill_.steps, seed=recipe.seed,
+        learning_rate=distill_.learning_rate,
+    ).teach(told)  # fmt: skip
     return student
 
 
@@ -434,6 +450,7 @@ def describe(name: str, robot: Robot, recipe: Recipe) -> PolicySpec:
         head=head, scale=scale, offset=offset,
         max_tilt=safety.max_tilt, tilt_term=safety.tilt_term,
         episodes=adapt.episodes if adapt is not None else 0,
+        memory=None if recipe.memory is None else recipe.memory.spec,
         provenance={"seed": str(recipe.seed), "steps": str(recipe.steps), **versions()},
     )  # fmt: skip
 

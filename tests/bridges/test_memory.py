@@ -14,6 +14,7 @@ from sim2real.bridges.adapt.memory.robots import FARTHEST, RobotTrials, Running
 from sim2real.bridges.adapt.memory.trials import Actions, Outcome, Told
 from sim2real.policy.spec import MemorySpec
 from sim2real.simulation.robot import Robot
+from sim2real.simulation.trials import TrialWorlds
 from sim2real.simulation.worlds import Worlds
 from sim2real.types import InputError
 
@@ -225,32 +226,16 @@ def hoppers(episodes=2, B=4, seed=0):
     robot = Robot.load("hopper")
     draw = robot.space.prior()
     worlds = Worlds(robot, B, observe="measured", draw=draw, seed=seed, threads=1)
-    return RobotTrials(worlds, episodes=episodes)
-
-
-def test_a_trial_keeps_its_robot_over_its_episodes_and_the_next_has_another():
-    trials = hoppers()
-    trials.begin()
-    rng, ended, seen = np.random.default_rng(0), np.zeros(4, int), 0
-    for _ in range(200):
-        xi, episodes = trials.worlds.xi.copy(), trials.worlds.episodes.copy()
-        outcome = trials.step(rng.uniform(-1, 1, (4, 3)))
-        ended += outcome.done
-        same = (trials.worlds.xi == xi).all(axis=1)
-        np.testing.assert_array_equal(same, ~outcome.over)
-        np.testing.assert_array_equal(trials.worlds.episodes - episodes, outcome.done)
-        np.testing.assert_array_equal(outcome.over, outcome.done & (ended % 2 == 0))
-        assert not (outcome.over & ~outcome.done).any()
-        seen += outcome.over.sum()
-    assert seen > 4
+    return RobotTrials(TrialWorlds(worlds, episodes=episodes))
 
 
 def test_actions_are_of_the_commands_range_and_what_is_seen_is_standardised_alike_for_all():
     trials = hoppers()
     trials.begin()
-    low, high = trials.worlds.robot.command_range
+    worlds = trials.trials.worlds
+    low, high = worlds.robot.command_range
     trials.step(np.tile([-2.0, 0.0, 1.0], (4, 1)))
-    sent = trials.worlds.data["last_action"][0]
+    sent = worlds.data["last_action"][0]
     np.testing.assert_allclose(sent, [low[0], (low[1] + high[1]) / 2, high[2]], atol=1e-6)
     before = trials.obs_statistics.mean.copy()
     raw = [trials.step(np.zeros((4, 3))) for _ in range(20)]
@@ -268,7 +253,7 @@ def test_what_is_seen_is_standardised_from_the_first_step_on():
     assert trials.return_statistics.deviation[0] != 1
     trials.begin()
     np.testing.assert_array_equal(trials.obs_statistics.mean, mean)
-    assert (trials.worlds.ticks == 0).all()
+    assert (trials.trials.worlds.ticks == 0).all()
 
 
 def test_running_statistics_are_those_of_all_that_was_added():
@@ -298,11 +283,3 @@ def test_a_recurrent_policy_learns_on_robots():
     assert np.isfinite([reward for _, reward in counted]).all()
     assert torch.isfinite(after).all()
     assert not torch.equal(before, after)
-
-
-def test_trials_without_anything_to_adapt_to_are_refused():
-    worlds = Worlds(Robot.load("hopper"), 2, threads=1)
-    with pytest.raises(InputError, match="hopper draw no ξ, so there is nothing to adapt to"):
-        RobotTrials(worlds, episodes=2)
-    with pytest.raises(InputError, match="episodes is 0; a trial needs at least 1"):
-        hoppers(episodes=0)

@@ -1,4 +1,4 @@
-"""Trials over simulated robots: several episodes with the same ξ, then another one."""
+"""Trials over simulated robots, as a policy that learns by reward sees them: standardised."""
 
 from __future__ import annotations
 
@@ -7,48 +7,33 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 
 from sim2real.bridges.adapt.memory.trials import Actions, Outcome
 from sim2real.learning.vec_env import scaling
-from sim2real.simulation.worlds import Worlds
-from sim2real.types import Array, InputError
+from sim2real.simulation.trials import TrialWorlds
+from sim2real.types import Array
 
 
 class RobotTrials:
-    """B worlds, each with a robot of its own for `episodes` episodes.
+    """What came of actions, standardised.
 
     Actions are in [-1, 1], the middle of a command's range at 0. What is seen and the reward are
     standardised by their running statistics, the same for all robots, for what makes robots differ
     must stay visible; `settle` takes them over, and between two calls they stay as they are. The
     first are of random actions.
-
-    Args:
-        worlds: that draw their ξ. What their gap says of a robot stays with the world.
-        episodes: of a trial.
-
-    Raises:
-        InputError: no episodes, or worlds that draw no ξ.
     """
 
-    def __init__(self, worlds: Worlds, *, episodes: int) -> None:
-        if episodes < 1:
-            raise InputError(f"episodes is {episodes}; a trial needs at least 1")
-        if worlds.draws.distribution is None:
-            raise InputError(
-                f"the worlds of {worlds.robot.name} draw no ξ, so there is nothing to adapt to; "
-                "give them a distribution"
-            )
-        self.worlds, self.episodes = worlds, episodes
+    def __init__(self, trials: TrialWorlds) -> None:
+        self.trials, worlds = trials, trials.worlds
         self.batch, self.obs_size = worlds.num_worlds, worlds.obs_size
         self._half, self._middle = scaling(worlds.action_low, worlds.action_high)
         self.actions = Actions(len(self._half))
         self.obs_statistics = Running(worlds.obs_size)
         self.return_statistics = Running(1)
         """Of the discounted reward of a trial so far, whose size scales the reward."""
-        self._left = np.full(self.batch, episodes)
         self._so_far = np.zeros(self.batch)
 
     def begin(self) -> Array:
         """(B, O), new robots."""
-        obs = self.worlds.reset()
-        self._left[:], self._so_far[:] = self.episodes, 0.0
+        obs = self.trials.begin()
+        self._so_far[:] = 0.0
         if not self.obs_statistics.count:
             return self._watched(obs)
         return self.obs_statistics.standardised(obs)
@@ -65,22 +50,14 @@ class RobotTrials:
     def step(self, action: Array) -> Outcome:
         """After actions (B, A)."""
         command = self._middle + self._half * np.clip(action, -1.0, 1.0)
-        step = self.worlds.advance(command.astype(np.float32))
-        done = step.terminated | step.truncated
-        self._left -= done
-        over, obs = self._left == 0, step.obs
-        if done.any():
-            xi, new = self.worlds.xi.copy(), np.flatnonzero(over)
-            if len(new):
-                xi[new] = self.worlds.draws.next(new)
-            obs = np.where(done[:, None], self.worlds.reset(done, xi=xi[done]), obs)
-            self._left[over] = self.episodes
+        step = self.trials.step(command.astype(np.float32))
         self._so_far = DISCOUNT * self._so_far + step.reward
-        self.obs_statistics.add(obs)
+        self.obs_statistics.add(step.obs)
         self.return_statistics.add(self._so_far[:, None])
-        self._so_far[over] = 0.0
+        self._so_far[step.over] = 0.0
         reward = step.reward / self.return_statistics.deviation[0]
-        return Outcome(self.obs_statistics.standardised(obs), reward, done, over)
+        seen = self.obs_statistics.standardised(step.obs)
+        return Outcome(seen, reward, step.done, step.over)
 
     def settle(self) -> None:
         """Takes over what was gathered since the last call."""

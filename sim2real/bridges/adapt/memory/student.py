@@ -1,0 +1,217 @@
+"""A student that remembers, of a teacher that is told: rapid motor adaptation.
+
+The teacher sees what only a simulator knows, of the state and of ξ. The student sees what a robot
+measures and what it did itself, and its memory must tell it the rest. As in Kumar and others 2021
+(RMA, phase 2) it acts itself and is corrected where it gets to, which is DAgger (Ross, Gordon and
+Bagnell 2011); two things are regressed at once,
+
+    |μ - a_teacher|² + w |W h + b - l|²
+
+what the teacher would have done (Lee and others 2020), and the latent l: all that the teacher is
+told beyond the student, in units of its spread. h is what the memory gives; W and b are needed in
+training alone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sim2real import progress
+from sim2real.learning.vec_env import Encode
+from sim2real.policy.normalizer import Normalizer
+from sim2real.policy.policy import Policy
+from sim2real.simulation.trials import TrialWorlds
+from sim2real.types import Array, InputError
+
+SEQUENCE = 64
+"""Control steps between updates, and through which gradients flow."""
+KEPT = 4
+"""Sequences that an update draws from: older ones begin with what an older memory remembered."""
+UPDATES, WORLDS = 32, 64
+"""Between two sequences; and of how many worlds an update takes them."""
+SHARE = 0.1
+"""Share of the steps at whose begin the teacher acts more than the student."""
+LATENT = 1.0
+"""w"""
+
+
+class _Sequence(NamedTuple):
+    """T steps of B worlds."""
+
+    features: Tensor
+    """(T, B, F) raw"""
+    last: Tensor
+    """(T, B, A)"""
+    reset: Tensor
+    """(T, B, 1) where an episode begins."""
+    begin: Tensor
+    """(T, B) bool, where a trial begins."""
+    z: Tensor
+    """(B, Z) of the memory, before the first."""
+    action: Tensor
+    """(T, B, A) of the teacher, raw."""
+    latent: Tensor
+    """(T, B, L)"""
+
+
+class Student:
+    """Teaches a policy that has a memory.
+
+    Args:
+        teacher: sees the last values of an observation; the student the first ones.
+        student: is trained in place.
+        trials: of worlds that observe the student's terms, then the teacher's.
+        encode: what the teacher is told of ξ, and what of it the latent holds; None where nothing.
+        steps: control steps over all worlds.
+
+    Raises:
+        InputError: the student has no memory.
+    """
+
+    def __init__(
+        self, teacher: Policy, student: Policy, trials: TrialWorlds, encode: Encode | None, *,
+        steps: int, learning_rate: float = 1e-3, seed: int = 0,
+    ) -> None:  # fmt: skip
+        if student.memory is None:
+            raise InputError(
+                f"policy '{student.spec.name}' has no memory to be taught; adapt: memory gives one"
+            )
+        self.teacher, self.student, self.trials, self.encode = teacher, student, trials, encode
+        self._memory, B = student.memory, trials.batch
+        self.rounds = max(1, steps // (B * SEQUENCE))
+        self._rng = np.random.default_rng(np.random.SeedSequence([seed, 5]))
+        self._generator = torch.Generator().manual_seed(seed)
+        mine = [t.name for t in student.spec.terms]
+        ends = np.cumsum([t.size for t in teacher.spec.terms])
+        self._hidden = np.concatenate([
+            np.arange(end - t.size, end)
+            for t, end in zip(teacher.spec.terms, ends, strict=True) if t.name not in mine
+        ] or [np.zeros(0, int)])  # fmt: skip
+        self._scale = torch.tensor(student.spec.action_scale)
+        self._offset = torch.tensor(student.spec.action_offset)
+        self._obs = trials.begin()
+        self._context = None if encode is None else encode(trials.worlds.xi, self._rng)
+        self._z = student.initial(B)
+        self._begin, self._reset = torch.ones(B, dtype=torch.bool), torch.ones(B, 1)
+        size = len(self._hidden) + (0 if self._context is None else self._context.shape[1])
+        torch.manual_seed(seed)
+        self._head = nn.Linear(self._memory.spec.hidden, size)
+        self._unit: tuple[Tensor, Tensor] | None = None
+        self._taught = [*student.network.parameters(), *student.memory.parameters()]
+        self._parameters = [*self._taught, *self._head.parameters()]
+        self._optimizer = torch.optim.Adam(self._parameters, lr=learning_rate)
+        self._schedule = torch.optim.lr_scheduler.LinearLR(self._optimizer, 1.0, 0.05, self.rounds)
+        self._kept: deque[_Sequence] = deque(maxlen=KEPT)
+
+    def teach(self, report: progress.Report = progress.silent) -> None:
+        """All of it."""
+        for p in self._taught:
+            p.requires_grad_(True)
+        for number in range(self.rounds):
+            self._kept.append(self._gathered(max(0.0, 1 - number / (SHARE * self.rounds))))
+            if self._unit is None:
+                self._standardise(self._kept[0])
+            action, latent = self._fitted()
+            self._schedule.step()
+            report(
+                (number + 1) * self.trials.batch * SEQUENCE,
+                {"imitation error": action, "latent error": latent},
+            )
+        for p in self._taught:
+            p.requires_grad_(False)
+
+    @torch.no_grad()
+    def _gathered(self, follow: float) -> _Sequence:
+        """The next steps; `follow`: chance that the teacher acts."""
+        student, O, at = self.student, self.student.spec.obs_size, self._at
+        first = self._cleared()[at("memory")]
+        rows: list[tuple[Tensor, ...]] = []
+        for _ in range(SEQUENCE):
+            self._z = self._cleared()
+            obs = _tensor(self._obs)
+            said, _ = self.teacher(obs[:, O:], self._told())
+            raw_said = (said - self._offset) / self._scale
+            features, _ = student.features(obs[:, :O], self._z, self._reset)
+            last = self._z[at("last_action")]
+            _, own, z = student.forward_full(obs[:, :O], self._z, self._reset)
+            chance = torch.rand(len(obs), 1, generator=self._generator)
+            raw = torch.where(chance < follow, raw_said, own)
+            rows.append((features, last, self._reset, self._begin, raw_said, self._latent(obs)))
+            self._z = student.acted(z, raw)
+            command = (raw * self._scale + self._offset).clamp(
+                student.command_low, student.command_high
+            )
+            step = self.trials.step(command.numpy())
+            self._obs, self._reset = step.obs, _tensor(step.done[:, None])
+            self._begin = torch.as_tensor(step.over)
+            if self.encode is not None and self._context is not None and step.over.any():
+                self._context = self._context.copy()
+                self._context[step.over] = self.encode(self.trials.worlds.xi[step.over], self._rng)
+        features, last, reset, begin, action, latent = map(torch.stack, zip(*rows, strict=True))
+        return _Sequence(features, last, reset, begin, first, action, latent)
+
+    def _fitted(self) -> tuple[float, float]:
+        """Root mean square errors of what the updates saw."""
+        student, total = self.student, np.zeros(2)
+        assert self._unit is not None
+        mean, spread = self._unit
+        for _ in range(UPDATES):
+            at = int(torch.randint(len(self._kept), (1,), generator=self._generator))
+            kept = self._kept[at]
+            B = kept.begin.shape[1]
+            some = torch.randperm(B, generator=self._generator)[:WORLDS]
+            x = student.remembered(
+                student.normalizer(kept.features[:, some]), kept.last[:, some], kept.reset[:, some]
+            )
+            h = self._memory.unroll(x, kept.z[some], kept.begin[:, some])
+            out = student.network(torch.cat([x, h], dim=-1))
+            action = nn.functional.mse_loss(out, kept.action[:, some])
+            wanted = (kept.latent[:, some] - mean) / spread
+            latent = nn.functional.mse_loss(self._head(h), wanted) if len(mean) else action * 0
+            self._optimizer.zero_grad(set_to_none=True)
+            (action + LATENT * latent).backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self._parameters, 1.0)
+            self._optimizer.step()
+            total += [float(action.detach()), float(latent.detach())]
+        action, latent = np.sqrt(total / UPDATES)
+        return float(action), float(latent)
+
+    def _standardise(self, first: _Sequence) -> None:
+        """As the first steps are, in which the teacher acts."""
+        seen = first.features.flatten(0, 1).double()
+        self.student.normalizer = Normalizer(seen.mean(0).numpy(), seen.var(0).numpy() + 1e-6)
+        latent = first.latent.flatten(0, 1)
+        self._unit = latent.mean(0), latent.std(0) + 1e-3
+
+    def _latent(self, obs: Tensor) -> Tensor:
+        """(B, L) what the teacher is told beyond the student."""
+        hidden = obs[:, self.student.spec.obs_size + self._hidden]
+        return hidden if self._context is None else torch.cat([hidden, _tensor(self._context)], 1)
+
+    def _told(self) -> tuple[Tensor, ...]:
+        """z of the teacher."""
+        z = self.teacher.initial(self.trials.batch)
+        if self._context is None or "context" not in self.teacher.z_names:
+            return z
+        at = self.teacher.z_names.index("context")
+        return (*z[:at], _tensor(self._context), *z[at + 1 :])
+
+    def _cleared(self) -> tuple[Tensor, ...]:
+        """z of the student, new where a trial begins."""
+        new = self.student.initial(self.trials.batch)
+        return tuple(
+            torch.where(self._begin.view(-1, *[1] * (old.ndim - 1)), fresh, old)
+            for old, fresh in zip(self._z, new, strict=True)
+        )
+
+    def _at(self, part: str) -> int:
+        return self.student.z_names.index(part)
+
+
+def _tensor(x: Array) -> Tensor:
+    return torch.as_tensor(x, dtype=torch.float32)

@@ -1,0 +1,158 @@
+"""What a policy earns in one episode after another on the same robot, while its z lives on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sim2real.evaluate import Interval, Told, bootstrap, observation_names, policy_of, tell
+from sim2real.make import check_gap, check_whole, load_robot, physics
+from sim2real.policy.policy import Policy, State
+from sim2real.simulation.gap import Gap
+from sim2real.simulation.make import AnyWorlds, make_worlds
+from sim2real.simulation.robot import Robot
+from sim2real.simulation.terms import check_finite
+from sim2real.types import Array
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Whole episodes of R robots, E of them on each, in order."""
+
+    env: str
+    gap: str
+    told: str
+    """What the policy was told of ξ: nominal, true, other, given or nothing."""
+    returns: Array
+    """(R, E), undiscounted"""
+    seconds: Array
+    """(R, E)"""
+    falls: Array
+    """(R, E) bool: the task ended the episode."""
+    xi: Array
+    """(R, K)"""
+    figures: dict[str, Array]
+    """What the task itself counts: name -> (R, E) means over the steps of each episode."""
+
+    @property
+    def intervals(self) -> list[Interval]:
+        """Mean return of each episode over the robots."""
+        return [bootstrap(column) for column in self.returns.T]
+
+    @property
+    def gains(self) -> list[Interval]:
+        """What each episode earns above the first on the same robot."""
+        return [bootstrap(column) for column in (self.returns - self.returns[:, :1]).T]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "env": self.env, "gap": self.gap, "context": self.told, "robots": len(self.returns),
+            "episodes": [
+                {
+                    "return": told._asdict(), "gain": gain._asdict(),
+                    "falls": int(self.falls[:, e].sum()),
+                    "seconds": float(self.seconds[:, e].sum()),
+                    "figures": {n: bootstrap(v[:, e])._asdict() for n, v in self.figures.items()},
+                }
+                for e, (told, gain) in enumerate(zip(self.intervals, self.gains, strict=True))
+            ],
+            "returns": self.returns.tolist(), "xi": self.xi.tolist(),
+        }  # fmt: skip
+
+
+def trial(
+    policy: Policy | str | Path,
+    env: str | Path | Robot | None = None,
+    *,
+    gap: str | Path | Gap | None = None,
+    xi: Mapping[str, float] | Array | None = None,
+    robots: int = 20,
+    episodes: int = 5,
+    seed: int = 0,
+    context: Told = "nominal",
+    forget: bool = False,
+) -> Trial:
+    """Runs `episodes` whole episodes on each of `robots` simulated robots. What of z lasts a trial
+    lives from one episode to the next; no robot's z ever meets another's.
+
+    Args:
+        policy, env, gap, xi, context: see `evaluate`; a robot where that says an episode.
+        forget: z begins anew with every episode, as on a robot that is switched off between them:
+            the control arm of a policy that remembers.
+
+    Raises:
+        InputError: as `evaluate`.
+    """
+    check_whole("robots", robots, 1)
+    check_whole("episodes", episodes, 1)
+    check_whole("seed", seed, 0)
+    check_gap(gap)
+    policy = policy_of(policy)
+    robot = env if isinstance(env, Robot) else load_robot(policy.spec.env if env is None else env)
+    names = observation_names(policy, robot)
+    given = None if xi is None else physics(robot, xi, robots)
+    worlds = make_worlds(robot, robots, gap=gap, observe=names, seed=seed)
+    obs = worlds.reset(xi=given)
+    told = tell(policy, worlds.xi, robot, context)
+    label = gap if isinstance(gap, str) else ("none" if gap is None else "given")
+    said = "nothing" if told is None else context if isinstance(context, str) else "given"
+    xi_ = worlds.xi.copy()
+    played = _played(policy, worlds, obs, told, episodes, forget)
+    return Trial(robot.name, str(label), said, *played[:3], xi_, played[3])
+
+
+@torch.no_grad()
+def _played(
+    policy: Policy, worlds: AnyWorlds, obs: Array, context: Array | None, episodes: int,
+    forget: bool,
+) -> tuple[Array, Array, Array, dict[str, Array]]:  # fmt: skip
+    """Returns, seconds and falls (R, E), and figures, from worlds that have just been reset."""
+    R, E = worlds.num_worlds, episodes
+    name, terms = worlds.robot.name, worlds.terms
+    check_finite(name, terms, obs)
+    returns, ticks, falls = np.zeros((R, E)), np.zeros((R, E), int), np.zeros((R, E), bool)
+    figures = {figure: np.zeros((R, E)) for figure in worlds.robot.figures}
+    first = _first(policy, R, context)
+    z, reset = first, torch.ones(R, 1)
+    row, at = np.arange(R), np.zeros(R, int)
+    while (running := at < E).any():
+        command, z = policy(torch.as_tensor(obs, dtype=torch.float32), z, reset)
+        step = worlds.advance(command.numpy())
+        reward = np.where(running, step.reward, 0.0)
+        check_finite(name, terms, np.where(running[:, None], step.obs, 0.0), reward)
+        now = row, np.minimum(at, E - 1)
+        returns[now] += reward
+        ticks[now] += running
+        falls[now] |= running & step.terminated
+        for figure, total in figures.items():
+            total[now] += np.where(running, step.info[figure], 0.0)
+        done = step.terminated | step.truncated
+        obs, reset = step.obs, torch.as_tensor(done[:, None], dtype=torch.float32)
+        if done.any():
+            obs = np.where(done[:, None], worlds.reset(done, xi=worlds.xi[done]), obs)
+            at += done
+            if forget:
+                z = _where(torch.as_tensor(done), first, z)
+    means = {figure: total / ticks for figure, total in figures.items()}
+    return returns, ticks * worlds.control_period, falls, means
+
+
+def _first(policy: Policy, robots: int, context: Array | None) -> State:
+    """z of new robots, told (R, K) of ξ."""
+    z = list(policy.initial(robots))
+    if context is not None:
+        at = policy.z_names.index("context")
+        z[at] = torch.tensor(np.broadcast_to(context, z[at].shape), dtype=torch.float32)
+    return tuple(z)
+
+
+def _where(some: torch.Tensor, new: State, old: State) -> State:
+    """z (B, ...), new where `some` (B,)."""
+    return tuple(
+        torch.where(some.view(-1, *[1] * (o.ndim - 1)), n, o) for n, o in zip(new, old, strict=True)
+    )
