@@ -23,7 +23,7 @@ CHOICE, NUMBERS = Actions(2, discrete=True), Actions(3)
 
 def network(actions=CHOICE, cell: Any = "gru", inputs=5, seed=0):
     torch.manual_seed(seed)
-    made = RecurrentActorCritic(inputs, actions, MemorySpec(8, cell), network=[8])
+    made = RecurrentActorCritic(inputs, actions, MemorySpec(8, cell), critic=2, network=[8])
     with torch.no_grad():
         made.policy[-1].get_parameter("weight").mul_(
             100
@@ -51,10 +51,13 @@ def test_a_pass_over_a_sequence_equals_its_steps_with_trials_that_begin_at_diffe
     begin[1:, 1] = False  # one that goes on all along
     made = network(actions, cell)
     z = first = torch.randn(B, made.memory.spec.z_size, generator=rng)
-    chosen, value = made.unroll(x, first, begin)
+    s = torch.randn(T, B, 2, generator=rng)
+    chosen, value = made.unroll(x, s, first, begin)
     for t in range(T):
         z = torch.where(begin[t, :, None], made.initial(B), z)
-        once, v, z = made.step(x[t], z)
+        acted = made.act(x[t], z)[0]
+        once, v, z = made.step(x[t], s[t], z)
+        torch.testing.assert_close(parameters_of(once), parameters_of(acted), atol=0, rtol=0)
         torch.testing.assert_close(parameters_of(once), parameters_of(chosen)[t], atol=1e-5, rtol=0)
         torch.testing.assert_close(v, value[t], atol=1e-5, rtol=0)
 
@@ -75,7 +78,7 @@ def test_gradients_flow_through_all_of_a_trial_and_not_into_the_one_before():
     x, made = torch.randn(6, 1, 5, requires_grad=True), network()
     begin = torch.zeros(6, 1, dtype=torch.bool)
     begin[0] = begin[3] = True
-    made.unroll(x, made.initial(1), begin)[1][5].sum().backward()
+    made.unroll(x, torch.zeros(6, 1, 2), made.initial(1), begin)[1][5].sum().backward()
     assert x.grad is not None
     size = x.grad.abs().sum(dim=(1, 2))
     assert (size[:3] == 0).all()
@@ -141,7 +144,7 @@ def test_a_sequence_that_ends_inside_a_trial_goes_on_with_its_value():
 class ShownBit:
     """Two episodes of one step; the first shows a bit, the second pays 1 for choosing it."""
 
-    obs_size, actions = 1, CHOICE
+    obs_size, critic_size, actions = 1, 0, CHOICE
 
     def __init__(self, batch, seed=0):
         self.batch, self.rng = batch, np.random.default_rng(seed)
@@ -266,6 +269,24 @@ def test_running_statistics_are_those_of_all_that_was_added():
     np.testing.assert_allclose(running.mean, values.mean(axis=0))
     np.testing.assert_allclose(running.deviation, values.std(axis=0), atol=2e-6)
     assert np.abs(running.standardised(1e9 * values)).max() == FARTHEST
+
+
+def test_a_critic_is_told_what_the_policy_is_not():
+    robot = Robot.load("hopper")
+    names = [t.name for s in ("measured", "v5") for t in robot.observation(s)]
+    worlds = Worlds(robot, 3, observe=names, draw=robot.space.prior(), threads=1)
+    O = sum(t.size for t in robot.observation("measured"))
+    trials = RobotTrials(TrialWorlds(worlds, episodes=1), seen=O)
+    assert trials.obs_size == O
+    assert trials.critic_size == worlds.obs_size - O + robot.space.K
+    told, obs = Told(O, trials.actions, reward=False), trials.begin()
+    assert obs.shape == (3, O + trials.critic_size)
+    np.testing.assert_array_equal(told.first(obs)[:, :O], obs[:, :O].astype(np.float32))
+    mean, spread = trials.obs_statistics.mean, trials.obs_statistics.deviation
+    xi = (trials.trials.worlds.xi - mean[-robot.space.K :]) / spread[-robot.space.K :]
+    np.testing.assert_allclose(told.critic(obs)[:, -robot.space.K :], xi, rtol=1e-5)
+    outcome = trials.step(np.zeros((3, 3)))
+    assert told.after(np.zeros((3, 3)), outcome).shape == (3, told.size)
 
 
 def test_a_recurrent_policy_learns_on_robots():

@@ -7,6 +7,7 @@ training per arm of the test, scores over 20,000 new bandits. A run is about a m
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ CHOICE = Actions(2, discrete=True)
 class Bandits:
     """A trial is one bandit, PULLS pulls, each an episode."""
 
-    obs_size, actions = 1, CHOICE
+    obs_size, critic_size, actions = 1, 0, CHOICE
 
     def __init__(self, batch, seed):
         self.batch, self.rng = batch, np.random.default_rng(seed)
@@ -74,16 +75,17 @@ def score(reward=True, forgets=False, seed=0):
     told = Told(1, CHOICE, reward=reward)
     network = RecurrentActorCritic(told.size, CHOICE, MemorySpec(64))
     if forgets:  # the planted bug: z is cleared at every pull
-        step, unroll = network.step, network.unroll
-        network.step = lambda x, z: step(x, network.initial(len(x)))
-        network.unroll = lambda x, z, begin: unroll(x, z, torch.ones_like(begin))
+        memory: Any = network.memory
+        step, unroll = memory.step, memory.unroll
+        memory.step = lambda x, z: step(x, torch.zeros_like(z))
+        memory.unroll = lambda x, z, begin: unroll(x, z, torch.ones_like(begin))
     how = PPOSettings(sequence=PULLS, learning_rate=3e-3, gamma=1.0, entropy=0.02, centered=True)
     RecurrentPPO(network, Bandits(BATCH, seed), told, how, steps=TRAINED, seed=seed).learn()
     bandits = Bandits(TESTED, 10_000 + seed)
     x, z, total = told.first(bandits.begin()), network.initial(TESTED), np.zeros(TESTED)
     with torch.no_grad():
         for _ in range(PULLS):
-            chosen, _, z = network.step(torch.as_tensor(x), z)
+            chosen, z = network.act(torch.as_tensor(x), z)
             action = chosen.sample().numpy()
             outcome = bandits.step(action)
             total += outcome.reward

@@ -24,6 +24,7 @@ class RecurrentActorCritic(nn.Module):
     Args:
         inputs: X.
         memory: its cell and its size M.
+        critic: S, how much of s it is told.
         network: widths of the hidden layers, for π and V each.
         log_std: of actions that are numbers, at first.
 
@@ -32,8 +33,8 @@ class RecurrentActorCritic(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, actions: Actions, memory: MemorySpec, *, network: Sequence[int] = (),
-        activation: str = "tanh", log_std: float = -0.5,
+        self, inputs: int, actions: Actions, memory: MemorySpec, *, critic: int = 0,
+        network: Sequence[int] = (), activation: str = "tanh", log_std: float = -0.5,
     ) -> None:  # fmt: skip
         super().__init__()
         if actions.size < 1:
@@ -42,7 +43,7 @@ class RecurrentActorCritic(nn.Module):
         self.memory = Memory(inputs, memory)
         seen = inputs + memory.hidden
         self.policy = mlp([seen, *network, actions.size], activation)
-        self.value = mlp([seen, *network, 1], activation)
+        self.value = mlp([seen + critic, *network, 1], activation)
         last = self.policy[-1]
         assert isinstance(last, nn.Linear)
         nn.init.orthogonal_(last.weight, 0.01)  # all actions alike at first
@@ -54,19 +55,27 @@ class RecurrentActorCritic(nn.Module):
         """(B, Z) as a trial begins."""
         return self.memory.initial(batch)
 
-    def step(self, x: Tensor, z: Tensor) -> tuple[Distribution, Tensor, Tensor]:
-        """π and V (B,) at x (B, X), and z'."""
+    def act(self, x: Tensor, z: Tensor) -> tuple[Distribution, Tensor]:
+        """π at x (B, X), and z'."""
         h, z = self.memory.step(x, z)
-        return *self._chosen(torch.cat([x, h], dim=-1)), z
+        return self._chosen(torch.cat([x, h], dim=-1)), z
 
-    def unroll(self, x: Tensor, z: Tensor, begin: Tensor) -> tuple[Distribution, Tensor]:
-        """π and V (T, B) along x (T, B, X), from z (B, Z); z is cleared before step t where `begin`
-        (T, B) says that a trial begins."""
+    def step(self, x: Tensor, s: Tensor, z: Tensor) -> tuple[Distribution, Tensor, Tensor]:
+        """π and V (B,) at x (B, X) and s (B, S), and z'."""
+        h, z = self.memory.step(x, z)
+        return *self._both(torch.cat([x, h], dim=-1), s), z
+
+    def unroll(self, x: Tensor, s: Tensor, z: Tensor, begin: Tensor) -> tuple[Distribution, Tensor]:
+        """π and V (T, B) along x (T, B, X) and s (T, B, S), from z (B, Z); z is cleared before step
+        t where `begin` (T, B) says that a trial begins."""
         h = self.memory.unroll(x, z, begin)
-        return self._chosen(torch.cat([x, h], dim=-1))
+        return self._both(torch.cat([x, h], dim=-1), s)
 
-    def _chosen(self, seen: Tensor) -> tuple[Distribution, Tensor]:
-        out, value = self.policy(seen), self.value(seen)[..., 0]
+    def _both(self, seen: Tensor, s: Tensor) -> tuple[Distribution, Tensor]:
+        return self._chosen(seen), self.value(torch.cat([seen, s], dim=-1))[..., 0]
+
+    def _chosen(self, seen: Tensor) -> Distribution:
+        out = self.policy(seen)
         if self.log_std is None:
-            return Categorical(logits=out), value
-        return Independent(Normal(out, self.log_std.exp().expand_as(out)), 1), value
+            return Categorical(logits=out)
+        return Independent(Normal(out, self.log_std.exp().expand_as(out)), 1)

@@ -66,6 +66,8 @@ class _Batch(NamedTuple):
 
     x: Tensor
     """(T, B, I)"""
+    s: Tensor
+    """(T, B, S)"""
     begin: Tensor
     """(T, B) bool, a trial begins."""
     z: Tensor
@@ -119,7 +121,8 @@ class RecurrentPPO:
         self.steps, self.taken = steps, 0
         self.generator = torch.Generator().manual_seed(seed)
         self.optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate, eps=1e-5)
-        self._x = told.first(trials.begin())
+        obs = trials.begin()
+        self._x, self._s = told.first(obs), told.critic(obs)
         self._z = network.initial(trials.batch)
         self._begin = np.ones(trials.batch, bool)
 
@@ -143,12 +146,13 @@ class RecurrentPPO:
     def _collected(self) -> tuple[_Batch, float]:
         T, B = self.settings.sequence, self.trials.batch
         x, begin, over = np.zeros((T, B, self.told.size), np.float32), *np.zeros((2, T, B), bool)
+        s = np.zeros((T, *self._s.shape), np.float32)
         reward, value = np.zeros((T, B)), np.zeros((T + 1, B))
         actions, log_probs, z = list[Tensor](), list[Tensor](), self._z.clone()
         for t in range(T):
-            x[t], begin[t] = self._x, self._begin
+            x[t], s[t], begin[t] = self._x, self._s, self._begin
             self._z[torch.as_tensor(self._begin)] = 0.0
-            chosen, v, self._z = self.network.step(torch.as_tensor(self._x), self._z)
+            chosen, v, self._z = self.network.step(*self._seen(), self._z)
             action = self._drawn(chosen)
             actions.append(action)
             log_probs.append(chosen.log_prob(action))
@@ -156,7 +160,8 @@ class RecurrentPPO:
             outcome = self.trials.step(action.numpy())
             reward[t], over[t] = outcome.reward, outcome.over
             self._x, self._begin = self.told.after(action.numpy(), outcome), outcome.over
-        value[T] = self.network.step(torch.as_tensor(self._x), self._z)[1].numpy()
+            self._s = self.told.critic(outcome.obs)
+        value[T] = self.network.step(*self._seen(), self._z)[1].numpy()
         how = self.settings
         advantage = advantages(reward, value, over, how.gamma, how.gae_lambda)
         returned = advantage + value[:T]
@@ -165,10 +170,13 @@ class RecurrentPPO:
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
         as_tensor = [torch.as_tensor(a, dtype=torch.float32) for a in (advantage, returned)]
         batch = _Batch(
-            torch.as_tensor(x), torch.as_tensor(begin), z, torch.stack(actions),
+            torch.as_tensor(x), torch.as_tensor(s), torch.as_tensor(begin), z, torch.stack(actions),
             torch.stack(log_probs), *as_tensor,
         )  # fmt: skip
         return batch, float(reward.mean())
+
+    def _seen(self) -> tuple[Tensor, Tensor]:
+        return torch.as_tensor(self._x), torch.as_tensor(self._s)
 
     def _drawn(self, chosen: torch.distributions.Distribution) -> Tensor:
         if isinstance(chosen, torch.distributions.Categorical):
@@ -184,7 +192,7 @@ class RecurrentPPO:
             order = torch.randperm(B, generator=self.generator)
             for some in order.tensor_split(how.minibatches):
                 chosen, value = self.network.unroll(
-                    batch.x[:, some], batch.z[some], batch.begin[:, some]
+                    batch.x[:, some], batch.s[:, some], batch.z[some], batch.begin[:, some]
                 )
                 ratio = (chosen.log_prob(batch.action[:, some]) - batch.log_prob[:, some]).exp()
                 advantage = batch.advantage[:, some]

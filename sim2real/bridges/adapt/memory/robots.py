@@ -18,21 +18,29 @@ class RobotTrials:
     standardised by their running statistics, the same for all robots, for what makes robots differ
     must stay visible; `settle` takes them over, and between two calls they stay as they are. The
     first are of random actions.
+
+    Args:
+        seen: O, how many of the first values that the worlds observe the policy sees; the critic is
+            told the others, and ξ. None: the policy sees all, and the critic no more.
     """
 
-    def __init__(self, trials: TrialWorlds) -> None:
+    def __init__(self, trials: TrialWorlds, seen: int | None = None) -> None:
         self.trials, worlds = trials, trials.worlds
-        self.batch, self.obs_size = worlds.num_worlds, worlds.obs_size
+        self.batch = worlds.num_worlds
+        self.obs_size = worlds.obs_size if seen is None else seen
+        self._told_xi = seen is not None
+        size = worlds.obs_size + (worlds.space.K if self._told_xi else 0)
+        self.critic_size = size - self.obs_size
         self._half, self._middle = scaling(worlds.action_low, worlds.action_high)
         self.actions = Actions(len(self._half))
-        self.obs_statistics = Running(worlds.obs_size)
+        self.obs_statistics = Running(size)
         self.return_statistics = Running(1)
         """Of the discounted reward of a trial so far, whose size scales the reward."""
         self._so_far = np.zeros(self.batch)
 
     def begin(self) -> Array:
-        """(B, O), new robots."""
-        obs = self.trials.begin()
+        """(B, O + S), new robots."""
+        obs = self._told(self.trials.begin())
         self._so_far[:] = 0.0
         if not self.obs_statistics.count:
             return self._watched(obs)
@@ -52,12 +60,16 @@ class RobotTrials:
         command = self._middle + self._half * np.clip(action, -1.0, 1.0)
         step = self.trials.step(command.astype(np.float32))
         self._so_far = DISCOUNT * self._so_far + step.reward
-        self.obs_statistics.add(step.obs)
+        obs = self._told(step.obs)
+        self.obs_statistics.add(obs)
         self.return_statistics.add(self._so_far[:, None])
         self._so_far[step.over] = 0.0
         reward = step.reward / self.return_statistics.deviation[0]
-        seen = self.obs_statistics.standardised(step.obs)
-        return Outcome(seen, reward, step.done, step.over)
+        return Outcome(self.obs_statistics.standardised(obs), reward, step.done, step.over)
+
+    def _told(self, obs: Array) -> Array:
+        """(B, O + S)"""
+        return np.concatenate([obs, self.trials.worlds.xi], axis=1) if self._told_xi else obs
 
     def settle(self) -> None:
         """Takes over what was gathered since the last call."""

@@ -34,8 +34,8 @@ class Outcome(NamedTuple):
     """What came of an action, in B trials side by side."""
 
     obs: Array
-    """(B, O) what is seen next: of the next episode where one ended, of the next trial where that
-    did."""
+    """(B, O + S) what is seen next, of the next episode where one ended, of the next trial where
+    that did; and what the critic alone is told."""
     reward: Array
     """(B,)"""
     done: Array
@@ -49,10 +49,13 @@ class Trials(Protocol):
 
     batch: int
     obs_size: int
+    """O, of what the policy sees."""
+    critic_size: int
+    """S, of what the critic alone is told."""
     actions: Actions
 
     def begin(self) -> Array:
-        """(B, O) what is seen first, of robots drawn anew."""
+        """(B, O + S) what is seen first, of robots drawn anew."""
         ...
 
     def step(self, action: Array) -> Outcome:
@@ -80,13 +83,18 @@ class Told:
         return self.obs_size + self.actions.size + int(self.reward) + 1
 
     def first(self, obs: Array) -> Array:
-        """(B, I) as trials begin."""
+        """(B, I) as trials begin, of what is seen first (B, O + S)."""
         rest = np.zeros((len(obs), self.size - self.obs_size))
-        return np.concatenate([obs, rest], axis=1).astype(np.float32)
+        return np.concatenate([obs[:, : self.obs_size], rest], axis=1).astype(np.float32)
 
     def after(self, action: Array, outcome: Outcome) -> Array:
         """(B, I) one step later."""
         reward = [outcome.reward[:, None]] if self.reward else []
         last = [self.actions.told(action), *reward, outcome.done[:, None]]
         rest = np.concatenate(last, axis=1) * ~outcome.over[:, None]
-        return np.concatenate([outcome.obs, rest], axis=1).astype(np.float32)
+        seen = outcome.obs[:, : self.obs_size]
+        return np.concatenate([seen, rest], axis=1).astype(np.float32)
+
+    def critic(self, obs: Array) -> Array:
+        """(B, S) what the critic alone is told, of (B, O + S)."""
+        return obs[:, self.obs_size :].astype(np.float32)
