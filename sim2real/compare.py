@@ -37,6 +37,7 @@ from sim2real.bridges.randomize.uniform import Uniform
 from sim2real.evaluate import Interval, bootstrap, evaluate, gap_closed
 from sim2real.identification.excitation import Logs, excite
 from sim2real.identification.identify import explain
+from sim2real.learning.folder import STEPS, checkpoints
 from sim2real.learning.learners import Learner, to_policy
 from sim2real.learning.vec_env import WorldsVecEnv
 from sim2real.policy.actor import Actor
@@ -46,7 +47,7 @@ from sim2real.simulation.gap import MOUNTED, Gap, Sensor
 from sim2real.simulation.make import make_worlds
 from sim2real.simulation.robot import Robot
 from sim2real.simulation.terms import Term
-from sim2real.train import STEPS, checkpoints, describe, run, versions
+from sim2real.train import describe, run, versions
 from sim2real.types import Array, InputError, nearest
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from sim2real import content, schema
 from sim2real.bridges.adapt.context import Context
 from sim2real.bridges.adapt.memory.remember import Remember
+from sim2real.bridges.adapt.memory.rl2 import settings_of
 from sim2real.bridges.align.adversarial import Dann
 from sim2real.bridges.correct.darc import Darc
 from sim2real.bridges.randomize.adr import ADR
@@ -108,9 +109,7 @@ class Recipe:
                 "alike; randomize, uniform for instance"
             )
         if self.memory is not None and self.distill is None:
-            raise InputError(
-                "adapt: memory is learned from a teacher; add distill, with told: true"
-            )
+            self._check_rl2()
         towards = {
             "randomize: reidentify": isinstance(drawn, Reidentify),
             "correct: darc": self.correction is not None,
@@ -142,6 +141,27 @@ class Recipe:
                     f"{bridge} needs flat observations; her has those of a goal environment, so "
                     "leave one of the two out"
                 )
+
+    def _check_rl2(self) -> None:
+        """Raises InputError for what does not go with a memory that is learned by reward."""
+        settings_of(self.learner, self.worlds)
+        for bridge, there in {
+            "randomize: " + getattr(self.randomization, "method", ""): not isinstance(
+                self.randomization, Uniform | FromPosterior
+            ),
+            "correct: darc": self.correction is not None,
+            "align": self.alignment is not None,
+        }.items():
+            if there:
+                raise InputError(
+                    f"{bridge} does not go with adapt: memory that is learned by reward; leave one "
+                    "of the two out, or add distill: a teacher"
+                )
+        if self.history > 1:
+            raise InputError(
+                "history: a policy that learns by reward to remember sees one observation at a "
+                "time; use history: 1"
+            )
 
     @property
     def correction(self) -> Darc | None:

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import platform
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -18,16 +17,13 @@ import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import (
-    CSVOutputFormat,
-    KVWriter,
-    Logger,
-    TensorBoardOutputFormat,
-)
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
 from sim2real import content, progress, schema
+from sim2real.bridges.adapt.memory.recurrent_ppo import Figures
+from sim2real.bridges.adapt.memory.remember import Remember
+from sim2real.bridges.adapt.memory.rl2 import RL2
 from sim2real.bridges.adapt.memory.student import Student
 from sim2real.bridges.align.aligned import Estimated, aligned_estimator
 from sim2real.bridges.correct.darc import DarcForSAC, DarcReplayBuffer
@@ -40,6 +36,7 @@ from sim2real.bridges.randomize.reidentify import Reidentification, Reidentify
 from sim2real.deploy.files import write_atomically
 from sim2real.learning.companion import Companion
 from sim2real.learning.distill import distill
+from sim2real.learning.folder import STEPS, checkpoints, curve, write_checkpoint
 from sim2real.learning.learners import ALGORITHMS, build, to_policy, warm_up
 from sim2real.learning.vec_env import (
     Context,
@@ -64,7 +61,6 @@ from sim2real.simulation.trials import TrialWorlds
 from sim2real.simulation.worlds import Worlds
 from sim2real.types import Array, InputError
 
-STEPS = "time/total_timesteps"
 ESTIMATOR = "estimator.pt"
 log = logging.getLogger(__name__)
 
@@ -114,7 +110,9 @@ def run(name: str, recipe: Recipe, out: Path, *, resume: bool, report: progress.
     saved = checkpoints(out) if resume else []
     robot = Robot.load(recipe.env)
     spec = describe(name, robot, recipe)  # before hours of training, not after
-    if recipe.distill is None:
+    if recipe.distill is None and recipe.memory is not None:
+        policy = remember(spec, robot, recipe, recipe.memory, out, saved, report)
+    elif recipe.distill is None:
         policy = learn(spec, robot, recipe, out, recipe, saved, report)
     else:
         if recipe.distill.trained:
@@ -149,11 +147,7 @@ def learn(
         rows = zip(*(column.tolist() for column in alignment.values()), strict=True)
         lines = [",".join(alignment), *(",".join(map(str, row)) for row in rows)]
         write_atomically(curves / "align.csv", ("\n".join(lines) + "\n").encode())
-    writers: list[KVWriter] = [
-        _Curve(curves / "progress.csv", done),
-        TensorBoardOutputFormat(str(curves)),
-    ]
-    model.set_logger(Logger(str(curves), writers))
+    model.set_logger(curve(curves, done))
     callback = _Run(recipe, out, report, companions)
     try:
         if done < recipe.steps:  # else `learn` resets the worlds, and the normaliser counts that
@@ -306,6 +300,66 @@ def _load(
     if isinstance(model, OffPolicyAlgorithm):  # checkpoints hold no replay buffer: fill it
         model.learning_starts = done + warm_up(recipe.learner, env)
     return _Beginning(done, model, env, companions)
+
+
+def remember(
+    spec: PolicySpec, robot: Robot, recipe: Recipe, config: Remember, out: Path,
+    saved: Sequence[Path], report: progress.Report,
+) -> Policy:  # fmt: skip
+    """RL², from the last of the checkpoints `saved` where there are any.
+
+    Raises:
+        InputError: none of them can be read, or the robot is a Gymnasium environment.
+    """
+    done = int(saved[-1].name) if saved else 0
+    rl2 = _rl2(spec, robot, recipe, config, done)
+    if saved:
+        try:
+            rl2.load(saved[-1])
+        except Exception as error:  # of zipfile, pickle or torch
+            raise InputError(
+                f"{saved[-1]} cannot be read ({' '.join(str(error).split())}); remove it to go on "
+                "from the one before, or begin anew with another --out"
+            ) from error
+    _write_folder(out, recipe)
+    logger, begun, kept = curve(out / "log", done), time.monotonic(), done
+
+    def after(taken: int, figures: Figures) -> None:
+        nonlocal kept
+        told = {"steps/s": (taken - done) / (time.monotonic() - begun)}
+        logger.record(STEPS, taken)
+        if rl2.robots.returns:
+            told["return"] = float(np.mean(rl2.robots.returns))
+            logger.record("rollout/ep_rew_mean", told["return"])
+        logger.record("train/entropy", figures.entropy)
+        logger.record("train/value_error", figures.value_error)
+        logger.record("train/clip_fraction", figures.clipped)
+        logger.dump(taken)
+        report(min(taken, recipe.steps), told)
+        if taken - kept >= recipe.checkpoint or taken >= recipe.steps:
+            kept = taken
+            write_checkpoint(out, taken, rl2.save)
+
+    try:
+        rl2.learn(after)
+    except KeyboardInterrupt:
+        write_checkpoint(out, rl2.ppo.taken, rl2.save)
+        raise
+    finally:
+        logger.close()
+    return rl2.policy()
+
+
+def _rl2(spec: PolicySpec, robot: Robot, recipe: Recipe, config: Remember, done: int) -> RL2:
+    mine = [t.name for t in spec.terms]
+    told = [t.name for t in robot.observation(config.critic)]
+    both = [*mine, *(name for name in told if name not in mine)]
+    seed = _seed_after(recipe.seed, done) if done else recipe.seed
+    worlds = make_training_worlds(robot, replace(recipe, observe=both), seed)
+    if not isinstance(worlds, Worlds):
+        raise InputError(f"adapt: memory has no trials of {robot.name}, a Gymnasium environment")
+    trials = TrialWorlds(worlds, episodes=config.trial, seed=seed)
+    return RL2(spec, trials, recipe.learner, steps=recipe.steps, seed=recipe.seed)
 
 
 def imitate(
@@ -502,51 +556,16 @@ class _Run(BaseCallback):
         self.checkpoint()
 
     def checkpoint(self) -> None:
-        """Writes the newest checkpoint beside the others, then removes all but the last two."""
-        folder = self._out / "checkpoints"
-        new = folder / f".{self.num_timesteps}.new"
-        for unfinished in folder.glob(".*.new"):  # of a run that was killed while it wrote
-            shutil.rmtree(unfinished)
-        new.mkdir(parents=True)
-        self.model.save(new / "model.zip")
         normalize = self.model.get_vec_normalize_env()
         assert normalize is not None
-        normalize.save(str(new / "normalize.pkl"))
-        for companion in self._companions:
-            companion.save(new)
-        target = folder / f"{self.num_timesteps:012d}"
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(new, target)
-        for old in checkpoints(self._out)[:-2]:
-            shutil.rmtree(old)
 
+        def save(folder: Path) -> None:
+            self.model.save(folder / "model.zip")
+            normalize.save(str(folder / "normalize.pkl"))
+            for companion in self._companions:
+                companion.save(folder)
 
-def checkpoints(out: Path) -> list[Path]:
-    """Folders of the whole checkpoints of a run, oldest first."""
-    folder = out / "checkpoints"
-    return sorted(p for p in folder.glob("[0-9]*") if p.is_dir()) if folder.is_dir() else []
-
-
-class _Curve(CSVOutputFormat):
-    """progress.csv, which goes on where the last checkpoint was written."""
-
-    def __init__(self, path: Path, done: int) -> None:
-        head, rows = "", list[str]()
-        if done and path.is_file():
-            head, *rows = path.read_text().splitlines(keepends=True)
-        new = path.with_name("progress.csv.new")
-        super().__init__(str(new))
-        names = head.strip().split(",")
-        if STEPS in names:
-            self.keys = names
-            at = names.index(STEPS)
-            self.file.write(head)
-            for row in rows:
-                cells = row.rstrip("\n").split(",")  # a killed run may leave half a row
-                if row.endswith("\n") and len(cells) == len(names) and int(cells[at]) <= done:
-                    self.file.write(row)
-            self.file.flush()
-        os.replace(new, path)
+        write_checkpoint(self._out, self.num_timesteps, save)
 
 
 def _check_folder(out: Path, recipe: Recipe, resume: bool) -> None:

@@ -103,13 +103,13 @@ def test_networks_that_cannot_be_are_refused(settings, said):
 def test_the_last_action_reward_and_end_of_an_episode_are_told_and_cleared_between_trials():
     told = Told(1, CHOICE)
     assert told.size == 1 + 2 + 1 + 1
-    np.testing.assert_array_equal(told.first(np.array([[7.0]])), [[7, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(told.first(np.array([[7.0]])), [[7, 0, 0, 0, 1]])
     obs, yes, no = np.array([[8.0]]), np.array([True]), np.array([False])
     action, reward = np.array([1]), np.array([0.5])
     inside = told.after(action, Outcome(obs, reward, yes, no))
     np.testing.assert_array_equal(inside, [[8, 0, 1, 0.5, 1]])
     between = told.after(action, Outcome(obs, reward, yes, yes))
-    np.testing.assert_array_equal(between, [[8, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(between, [[8, 0, 0, 0, 1]])
     silent = Told(1, NUMBERS, reward=False)
     told_numbers = silent.after(np.array([[0.1, 0.2, -3.0]]), Outcome(obs, reward, yes, no))
     np.testing.assert_allclose(told_numbers, [[8, 0.1, 0.2, -1.0, 1]])

@@ -130,7 +130,6 @@ def test_a_recipe_trains_a_student_that_is_loaded_again(tmp_path):
     ("change", "said"),
     [
         ({"randomize": "none"}, "with randomize: none all are alike"),
-        ({"distill": None}, "adapt: memory is learned from a teacher"),
         ({"adapt": {"method": "memory", "trial": 0}}, "a trial has at least 1 episode"),
         ({"adapt": {"method": "memory", "seconds": 0.0}}, "seconds is 0.0; it must be above 0"),
         ({"adapt": {"method": "memory", "hidden": 0}}, "hidden is 0; it must be at least 1"),

@@ -13,12 +13,13 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sim2real.evaluate import evaluate
 from sim2real.export import export
+from sim2real.learning.folder import checkpoints
 from sim2real.learning.learners import Learner, build, to_policy
 from sim2real.policy.policy import Policy
 from sim2real.recipe import Recipe
 from sim2real.schema import read
 from sim2real.simulation.robot import Robot
-from sim2real.train import checkpoints, describe, make_training_env, train
+from sim2real.train import describe, make_training_env, train
 
 SMALL: dict[str, Any] = {
     "description": "a small run",

@@ -1,6 +1,9 @@
 """A recurrent actor-critic: one pass over whole sequences in training, a step at a time on a robot.
 
-h, z' = memory(x, z)        π(a | x, h),  V(x, h)
+    h, z' = memory(x, z)        π(a | x, h),  V(x, h, s)
+
+s is what only a simulator knows, where the critic is told of it: it need not find out, then, what
+an action was worth (Pinto and others 2018).
 """
 
 from __future__ import annotations

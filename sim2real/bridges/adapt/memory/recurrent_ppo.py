@@ -31,7 +31,9 @@ class PPOSettings:
     minibatches: int = 4
     """Of whole sequences, in an epoch."""
     learning_rate: float = 1e-3
-    """At first; falls to a tenth."""
+    """At first; falls linearly."""
+    final_learning_rate: float | None = None
+    """To which it falls; None: a tenth."""
     gamma: float = 0.99
     gae_lambda: float = 0.95
     clip: float = 0.2
@@ -135,8 +137,10 @@ class RecurrentPPO:
     def iterate(self) -> Figures:
         """Collects T steps of every world, and learns from them."""
         left = max(0.0, 1 - self.taken / self.steps)
+        first, last = self.settings.learning_rate, self.settings.final_learning_rate
+        last = first / 10 if last is None else last
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * (0.1 + 0.9 * left)
+            group["lr"] = last + (first - last) * left
         self.trials.settle()
         batch, reward = self._collected()
         self.taken += batch.begin.numel()

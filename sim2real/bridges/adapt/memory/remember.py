@@ -12,7 +12,8 @@ from sim2real.types import InputError
 @dataclass(frozen=True)
 class Remember:
     """`adapt: {method: memory}`: z is what a recurrent network remembers of a robot, over its
-    episodes; it needs no reward on the target, and nothing is done between episodes."""
+    episodes; it needs no reward on the target, and nothing is done between episodes. With `distill`
+    a teacher shows how (`student.py`), without it reward does (`rl2.py`)."""
 
     method: Literal["memory"] = "memory"
     hidden: int = 128
@@ -20,8 +21,12 @@ class Remember:
     cell: Literal["gru", "lstm"] = "gru"
     trial: int = 3
     """Episodes of a robot in training, before another takes its place."""
+    critic: str | tuple[str, ...] = "v5"
+    """With reward: the observation set, or the terms, that the critic is told beside ξ and what the
+    policy sees."""
     seconds: float = 10.0
-    """After which another robot takes its place at the latest, in the middle of an episode."""
+    """With a teacher: after which another robot takes its place at the latest, in the middle of an
+    episode."""
 
     def __post_init__(self) -> None:
         if self.trial < 1:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Mapping
+
 import numpy as np
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 
@@ -37,11 +40,14 @@ class RobotTrials:
         self.return_statistics = Running(1)
         """Of the discounted reward of a trial so far, whose size scales the reward."""
         self._so_far = np.zeros(self.batch)
+        self.returns: deque[float] = deque(maxlen=RECENT)
+        """Of the last episodes, undiscounted and as the task gives them."""
+        self._return = np.zeros(self.batch)
 
     def begin(self) -> Array:
         """(B, O + S), new robots."""
         obs = self._told(self.trials.begin())
-        self._so_far[:] = 0.0
+        self._so_far[:] = self._return[:] = 0.0
         if not self.obs_statistics.count:
             return self._watched(obs)
         return self.obs_statistics.standardised(obs)
@@ -59,6 +65,9 @@ class RobotTrials:
         """After actions (B, A)."""
         command = self._middle + self._half * np.clip(action, -1.0, 1.0)
         step = self.trials.step(command.astype(np.float32))
+        self._return += step.reward
+        self.returns.extend(self._return[step.done])
+        self._return[step.done] = 0.0
         self._so_far = DISCOUNT * self._so_far + step.reward
         obs = self._told(step.obs)
         self.obs_statistics.add(obs)
@@ -77,6 +86,8 @@ class RobotTrials:
         self.return_statistics.settle()
 
 
+RECENT = 100
+"""Episodes whose returns are kept."""
 WATCHED = 50
 """Steps of random actions, before anything is learned."""
 DISCOUNT = 0.99
@@ -104,6 +115,19 @@ class Running:
         """From now on what was added counts."""
         if self.count > 1:
             self.mean, self.deviation = self._all.mean.copy(), np.sqrt(self._all.var) + 1e-6
+
+    def state(self) -> dict[str, Array | float]:
+        """All of it, for `restore`."""
+        seen = self._all
+        return {
+            "mean": self.mean, "deviation": self.deviation, "all_mean": seen.mean,
+            "all_var": seen.var, "count": float(seen.count),
+        }  # fmt: skip
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        self.mean, self.deviation = state["mean"].copy(), state["deviation"].copy()
+        self._all.mean, self._all.var = state["all_mean"].copy(), state["all_var"].copy()
+        self._all.count = float(state["count"])
 
     def standardised(self, values: Array) -> Array:
         return np.clip((values - self.mean) / self.deviation, -FARTHEST, FARTHEST)

@@ -70,7 +70,7 @@ class Trials(Protocol):
 @dataclass(frozen=True)
 class Told:
     """x: what the network sees in a step, [observation, last action, last reward, whether an
-    episode ended with it]; zeros for the last three where a trial begins."""
+    episode begins]; zeros for action and reward where a trial begins."""
 
     obs_size: int
     actions: Actions
@@ -85,15 +85,16 @@ class Told:
     def first(self, obs: Array) -> Array:
         """(B, I) as trials begin, of what is seen first (B, O + S)."""
         rest = np.zeros((len(obs), self.size - self.obs_size))
+        rest[:, -1] = 1.0
         return np.concatenate([obs[:, : self.obs_size], rest], axis=1).astype(np.float32)
 
     def after(self, action: Array, outcome: Outcome) -> Array:
         """(B, I) one step later."""
         reward = [outcome.reward[:, None]] if self.reward else []
-        last = [self.actions.told(action), *reward, outcome.done[:, None]]
-        rest = np.concatenate(last, axis=1) * ~outcome.over[:, None]
+        last = np.concatenate([self.actions.told(action), *reward], axis=1)
+        last = last * ~outcome.over[:, None]
         seen = outcome.obs[:, : self.obs_size]
-        return np.concatenate([seen, rest], axis=1).astype(np.float32)
+        return np.concatenate([seen, last, outcome.done[:, None]], axis=1).astype(np.float32)
 
     def critic(self, obs: Array) -> Array:
         """(B, S) what the critic alone is told, of (B, O + S)."""
