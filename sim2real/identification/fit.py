@@ -40,6 +40,9 @@ NATS = 5.0
 WOBBLE = 0.02
 """Nats for each value that was logged, by which a log may be less likely under the same drift:
 single contacts decide about so much."""
+RISE = 0.002
+"""Nats for each value that was logged, by which a log must become likelier in a step for it to be
+worth another."""
 HALF = 0.5
 """Share of what was not foreseen to which it must fall for ξ to have been so wrong before that it
 only seemed known."""
@@ -129,7 +132,8 @@ class _Found(NamedTuple):
 
     def better(self, other: _Found) -> bool:
         """Whether ξ is known better than there and no more surprises, or much less does."""
-        return (self.size < other.size - GAIN and self._likely(other)) or self._right(other)
+        known = self.size < other.size - GAIN and self._likely(other)
+        return known or self._right(other) or self._closer(other)
 
     def as_good(self, other: _Found) -> bool:
         """Whether ξ is known about as well as there, and no more surprises."""
@@ -137,10 +141,19 @@ class _Found(NamedTuple):
 
     def worse(self, other: _Found) -> bool:
         """Whether ξ is known less well than there by more than chance makes of it."""
-        return self.size > other.size + LOSS and not self._right(other)
+        return self.size > other.size + LOSS and not (self._right(other) or self._closer(other))
+
+    def rose(self, before: _Found) -> bool:
+        """Whether the log became likelier by the step from there to here."""
+        return self._likelier(before) > NATS + RISE * self.values
 
     def _right(self, other: _Found) -> bool:
         return self.track.unforeseen < HALF * other.track.unforeseen
+
+    def _closer(self, other: _Found) -> bool:
+        """Whether the log is far likelier than there, with no more drift: ξ was wrong there,
+        however well it seemed known."""
+        return self.drift <= other.drift and self._likelier(other) > WOBBLE * self.values
 
     def _likely(self, other: _Found) -> bool:
         less = NATS if self.drift != other.drift else WOBBLE * self.values
@@ -177,22 +190,23 @@ class _Search(NamedTuple):
         more of the log counts, until so much has come together that it is no line any more. So
         it is with the sensors' noise.
         """
-        best = now = self.stepped(tracker, at)
+        best = before = now = self.stepped(tracker, at)
         least, shown = LEAST_DRIFT, True
         while now.at.round < rounds:
+            still = now is not before and not now.rose(before)
             at, drift = now.at, now.drift
             if now is best or now.better(best):
                 best, drift = now, max(least, TRIED * drift)
-            elif now.settled and now.as_good(best):
+            elif still and now.settled and now.as_good(best):
                 return now
             elif drift < best.drift or now.worse(best):
                 least, shown = best.drift, False
                 at, drift = best.at._replace(round=at.round), best.drift
-            if drift == now.drift and now.settled and not now.worse(best):
+            if still and drift == now.drift and now.settled and not now.worse(best):
                 break
             supposed = at.supposed._replace(drift=drift)
             noise = at.shown if shown else None
-            now = self.stepped(tracker, at._replace(supposed=supposed, shown=noise))
+            before, now = now, self.stepped(tracker, at._replace(supposed=supposed, shown=noise))
         if now.better(best) or (now.settled and now.as_good(best)):
             return now
         return best._replace(at=best.at._replace(round=now.at.round))

@@ -283,29 +283,54 @@ def within(
     said: Information, prior: Normal, low: Array, high: Array, n: int, rng: np.random.Generator
 ) -> Array:
     """(n, K) draws of ξ in the box, where the prior is flat: a normal density cut at the box's
-    sides, drawn coordinate by coordinate (Gibbs; Geweke 1991), from where a normal prior would put
-    it on."""
-    precision, pull = said.precision, said.pull + said.precision @ said.center
+    sides, drawn along one line after another (hit and run; Bélisle, Romeijn and Smith 1993), from
+    where a normal prior would put it on.
+
+    Lines go along parameters, along the principal directions of what is known, and along random
+    ones. Parameters alone are not enough (Gibbs): where the log tells only what several are to each
+    other, they lie on a narrow ridge across the box, and a step along one of them is as short
+    as the ridge is narrow.
+    """
+    free = np.flatnonzero(high > low)
+    x = np.tile((low + high) / 2, (n, 1))
+    if not len(free):
+        return x
+    width = (high - low)[free]  # all in units of the ranges
+    precision = said.precision[np.ix_(free, free)] * np.outer(width, width)
+    pull = (said.pull + said.precision @ (said.center - low))[free] * width
     begin = said.with_prior(prior)
-    width = high - low
     drawn = rng.multivariate_normal(begin.mean, begin.covariance, n, method="eigh")
-    x = np.clip(drawn, low, high)
+    u = np.clip((drawn[:, free] - low[free]) / width, 0.0, 1.0)
+    values, principal = np.linalg.eigh(precision)
+    spread = 1 / np.sqrt(np.maximum(values, 0.0) + 12.0)  # 12: of a box that is one wide
     for _ in range(SWEEPS):
-        for k in np.flatnonzero(width > 0):
-            own = precision[k, k]
-            if own * width[k] ** 2 < FLAT:
-                x[:, k] = low[k] + width[k] * rng.random(n)
-                continue
-            mean = (pull[k] - x @ precision[k] + own * x[:, k]) / own
-            std = own**-0.5
-            x[:, k] = mean + std * _cut((low[k] - mean) / std, (high[k] - mean) / std, rng)
+        chance = rng.standard_normal((len(free), len(free))) * spread @ principal.T
+        for line in (*np.eye(len(free)), *principal.T, *chance):
+            u = _along(u, line, precision, pull, rng)
+    x[:, free] = low[free] + width * u
     return np.clip(x, low, high)
 
 
-SWEEPS = 60
-"""Of all coordinates; correlated ones forget where they began only slowly."""
+SWEEPS = 40
+"""Of all lines."""
 FLAT = 1e-6
 """Precision, in units of the range, below which nothing is known."""
+
+
+def _along(u: Array, line: Array, precision: Array, pull: Array, rng: np.random.Generator) -> Array:
+    """(n, F) draws in the unit cube, each moved along a line (F,) to anywhere on it."""
+    there = np.abs(line) > 1e-12
+    ends = (np.array([[[0.0]], [[1.0]]]) - u[:, there]) / line[there]  # (2, n, F')
+    first, last = ends.min(axis=0).max(axis=1), ends.max(axis=0).min(axis=1)
+    last = np.maximum(last, first)
+    own = line @ precision @ line
+    if own * np.square(last - first).max() < FLAT:
+        t = first + (last - first) * rng.random(len(u))
+    else:
+        std = own**-0.5
+        mean = (pull - u @ precision) @ line / own
+        t = mean + std * _cut((first - mean) / std, (last - mean) / std, rng)
+    return np.clip(u + t[:, None] * line, 0.0, 1.0)
 
 
 def _cut(low: Array, high: Array, rng: np.random.Generator) -> Array:

@@ -293,3 +293,22 @@ def test_a_range_of_one_point_stays_there():
     got = within(nothing, prior, low, high, 100, np.random.default_rng(0))
     np.testing.assert_array_equal(got[:, 1], 0.3)
     assert np.ptp(got[:, 0]) > 0.5
+
+
+def test_draws_reach_the_ends_of_a_ridge_across_the_box():
+    """Of five parameters the log tells only what they are to each other. The draws then lie from
+    one corner to the other; those of a sampler that moves along one parameter after another stay
+    where they began, in the middle."""
+    size, narrow = 5, 0.01
+    along = np.ones(size) / size**0.5
+    across = (np.eye(size) - np.outer(along, along)) / narrow**2
+    low, high = np.array([0.0, 1.0, -3.0, 10.0, 0.0]), np.array([1.0, 2.0, 3.0, 11.0, 1e-3])
+    unit = high - low
+    said = Information(low + unit / 2, across / np.outer(unit, unit), np.zeros(size))
+    prior = Normal(low + unit / 2, np.diag(unit**2 / 12))
+    got = (within(said, prior, low, high, 4_000, np.random.default_rng(0)) - low) / unit
+    assert ((got >= 0) & (got <= 1)).all()
+    np.testing.assert_allclose(got.std(axis=0), 12**-0.5, rtol=0.04)
+    assert (got - got.mean(axis=1, keepdims=True)).std() == pytest.approx(
+        narrow * (1 - 1 / size) ** 0.5, rel=0.05
+    )

@@ -53,6 +53,29 @@ def test_drift_falls_as_long_as_more_is_known_and_then_xi_settles():
     assert len(tried) < 10
 
 
+def test_a_step_that_was_sure_and_wrong_gives_way_to_those_that_explain_the_log():
+    """The first one's spread is the narrowest, far from ξ, where the line is curved."""
+
+    def says(drift, visit):
+        first = drift == 1.0 and visit == 1
+        return (-2.0, -100.0, False) if first else (-1.0 + 0.1 * np.log(drift), 0.0, visit > 1)
+
+    found, tried = searched(20, says)
+    assert tried[:3] == [1.0, 0.4, 0.16]
+    assert found.drift == LEAST_DRIFT
+    assert found.track.log_likelihood == 0.0
+
+
+def test_it_goes_on_as_long_as_the_log_becomes_likelier():
+    """A step is taken from where one was: what it led to, only the next one tells."""
+
+    def says(drift, visit):
+        return (0.0, min(100.0 * visit, 400.0), True) if drift == 1.0 else (1.0, 0.0, True)
+
+    _, tried = searched(20, says)
+    assert tried.count(1.0) == 5
+
+
 def test_where_less_drift_tells_less_it_goes_back_and_stays():
     sizes = {1.0: 0.0, 0.4: -0.5, 0.16: -1.0, 0.064: -0.2}
     found, tried = searched(20, lambda d, visit: (sizes[round(d, 4)], 0.0, visit > 1))
