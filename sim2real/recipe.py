@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 from sim2real import content, schema
 from sim2real.bridges.adapt.context import Context
+from sim2real.bridges.adapt.inference.task_inference import TaskInference
+from sim2real.bridges.adapt.inference.varibad import Varibad
 from sim2real.bridges.adapt.memory.remember import Remember
-from sim2real.bridges.adapt.memory.rl2 import settings_of
+from sim2real.bridges.adapt.memory.trial_learner import settings_of
 from sim2real.bridges.align.adversarial import Dann
 from sim2real.bridges.correct.darc import Darc
 from sim2real.bridges.randomize.adr import ADR
@@ -22,8 +24,16 @@ from sim2real.bridges.randomize.uniform import Uniform
 from sim2real.learning.learners import Learner
 from sim2real.types import InputError
 
+Adaptation = Context | Remember | TaskInference | Varibad
+"""What changes on the robot."""
 Randomization = Uniform | EPOpt | Doraemon | ADR | FromPosterior | Reidentify
 """How ξ is drawn in training. Each gives a `distribution` to begin with and its `bounds`."""
+
+
+TRIALS: dict[str, type[Remember | TaskInference | Varibad]] = {
+    "memory": Remember, "task_inference": TaskInference, "varibad": Varibad,
+}  # fmt: skip
+"""Methods that find out over the episodes of a robot."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ class Recipe:
     """How the reward is corrected."""
     align: Literal["none"] | Dann
     """How the representation is aligned."""
-    adapt: Literal["none", "context", "memory"] | Context | Remember
+    adapt: Literal["none", "context", "memory", "task_inference", "varibad"] | Adaptation
     """What changes on the robot."""
     steps: int
     """Control steps of training, over all worlds."""
@@ -103,13 +113,8 @@ class Recipe:
                 "adapt: context tells the policy ξ, which never varies with randomize: none; "
                 "randomize, uniform for instance"
             )
-        if self.memory is not None and drawn is None:
-            raise InputError(
-                "adapt: memory finds out what a robot is like, and with randomize: none all are "
-                "alike; randomize, uniform for instance"
-            )
-        if self.memory is not None and self.distill is None:
-            self._check_rl2()
+        if self.memory is not None:
+            self._check_trials(self.memory)
         towards = {
             "randomize: reidentify": isinstance(drawn, Reidentify),
             "correct: darc": self.correction is not None,
@@ -142,8 +147,20 @@ class Recipe:
                     "leave one of the two out"
                 )
 
-    def _check_rl2(self) -> None:
-        """Raises InputError for what does not go with a memory that is learned by reward."""
+    def _check_trials(self, config: Remember | TaskInference | Varibad) -> None:
+        """Raises InputError for what does not go with trials."""
+        name = config.method
+        if self.randomization is None:
+            raise InputError(
+                f"adapt: {name} finds out what a robot is like, and with randomize: none all are "
+                "alike; randomize, uniform for instance"
+            )
+        if self.distill is not None:
+            if name != "memory":
+                raise InputError(
+                    f"adapt: {name} learns by reward; leave distill out, or use adapt: memory"
+                )
+            return
         settings_of(self.learner, self.worlds)
         for bridge, there in {
             "randomize: " + getattr(self.randomization, "method", ""): not isinstance(
@@ -154,13 +171,13 @@ class Recipe:
         }.items():
             if there:
                 raise InputError(
-                    f"{bridge} does not go with adapt: memory that is learned by reward; leave one "
-                    "of the two out, or add distill: a teacher"
+                    f"{bridge} does not go with adapt: {name} that is learned by reward; leave one "
+                    "of the two out"
                 )
         if self.history > 1:
             raise InputError(
-                "history: a policy that learns by reward to remember sees one observation at a "
-                "time; use history: 1"
+                f"history: with adapt: {name} a policy that learns by reward sees one observation "
+                "at a time; use history: 1"
             )
 
     @property
@@ -201,10 +218,11 @@ class Recipe:
         return told if isinstance(told, Context) else None
 
     @property
-    def memory(self) -> Remember | None:
+    def memory(self) -> Remember | TaskInference | Varibad | None:
         """What the policy remembers."""
-        kept = Remember() if self.adapt == "memory" else self.adapt
-        return kept if isinstance(kept, Remember) else None
+        if isinstance(self.adapt, str):
+            return TRIALS[self.adapt]() if self.adapt in TRIALS else None
+        return self.adapt if isinstance(self.adapt, tuple(TRIALS.values())) else None
 
 
 def read(

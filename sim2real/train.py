@@ -9,6 +9,7 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +22,13 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
 from sim2real import content, progress, schema
+from sim2real.bridges.adapt.inference.task_inference import Informed, TaskInference
+from sim2real.bridges.adapt.inference.varibad import Decoding, Varibad
+from sim2real.bridges.adapt.memory.network import RecurrentActorCritic
 from sim2real.bridges.adapt.memory.recurrent_ppo import Figures
-from sim2real.bridges.adapt.memory.remember import Remember
-from sim2real.bridges.adapt.memory.rl2 import RL2
+from sim2real.bridges.adapt.memory.remember import OverTrials, Remember
 from sim2real.bridges.adapt.memory.student import Student
+from sim2real.bridges.adapt.memory.trial_learner import TrialLearner
 from sim2real.bridges.align.aligned import Estimated, aligned_estimator
 from sim2real.bridges.correct.darc import DarcForSAC, DarcReplayBuffer
 from sim2real.bridges.correct.reward import CorrectedReward, DarcForPPO
@@ -303,19 +307,19 @@ def _load(
 
 
 def remember(
-    spec: PolicySpec, robot: Robot, recipe: Recipe, config: Remember, out: Path,
+    spec: PolicySpec, robot: Robot, recipe: Recipe, config: OverTrials, out: Path,
     saved: Sequence[Path], report: progress.Report,
 ) -> Policy:  # fmt: skip
-    """RL², from the last of the checkpoints `saved` where there are any.
+    """Learning by reward over trials, from the last of the checkpoints `saved` where there are any.
 
     Raises:
         InputError: none of them can be read, or the robot is a Gymnasium environment.
     """
     done = int(saved[-1].name) if saved else 0
-    rl2 = _rl2(spec, robot, recipe, config, done)
+    learner = _trial_learner(spec, robot, recipe, config, done)
     if saved:
         try:
-            rl2.load(saved[-1])
+            learner.load(saved[-1])
         except Exception as error:  # of zipfile, pickle or torch
             raise InputError(
                 f"{saved[-1]} cannot be read ({' '.join(str(error).split())}); remove it to go on "
@@ -328,38 +332,50 @@ def remember(
         nonlocal kept
         told = {"steps/s": (taken - done) / (time.monotonic() - begun)}
         logger.record(STEPS, taken)
-        if rl2.robots.returns:
-            told["return"] = float(np.mean(rl2.robots.returns))
+        if learner.robots.returns:
+            told["return"] = float(np.mean(learner.robots.returns))
             logger.record("rollout/ep_rew_mean", told["return"])
         logger.record("train/entropy", figures.entropy)
         logger.record("train/value_error", figures.value_error)
         logger.record("train/clip_fraction", figures.clipped)
+        if isinstance(config, TaskInference | Varibad):
+            told["belief"] = figures.extra
+            logger.record("train/belief_loss", figures.extra)
         logger.dump(taken)
         report(min(taken, recipe.steps), told)
         if taken - kept >= recipe.checkpoint or taken >= recipe.steps:
             kept = taken
-            write_checkpoint(out, taken, rl2.save)
+            write_checkpoint(out, taken, learner.save)
 
     try:
-        rl2.learn(after)
+        learner.learn(after)
     except KeyboardInterrupt:
-        write_checkpoint(out, rl2.ppo.taken, rl2.save)
+        write_checkpoint(out, learner.ppo.taken, learner.save)
         raise
     finally:
         logger.close()
-    return rl2.policy()
+    return learner.policy()
 
 
-def _rl2(spec: PolicySpec, robot: Robot, recipe: Recipe, config: Remember, done: int) -> RL2:
+def _trial_learner(
+    spec: PolicySpec, robot: Robot, recipe: Recipe, config: OverTrials, done: int
+) -> TrialLearner:
     mine = [t.name for t in spec.terms]
     told = [t.name for t in robot.observation(config.critic)]
     both = [*mine, *(name for name in told if name not in mine)]
     seed = _seed_after(recipe.seed, done) if done else recipe.seed
     worlds = make_training_worlds(robot, replace(recipe, observe=both), seed)
     if not isinstance(worlds, Worlds):
-        raise InputError(f"adapt: memory has no trials of {robot.name}, a Gymnasium environment")
+        raise InputError(f"adapt: {robot.name} is a Gymnasium environment, which has no trials")
     trials = TrialWorlds(worlds, episodes=config.trial, seed=seed)
-    return RL2(spec, trials, recipe.learner, steps=recipe.steps, seed=recipe.seed)
+    make = RecurrentActorCritic
+    if isinstance(config, TaskInference):
+        make = partial(Informed, latent=robot.space.K)
+    if isinstance(config, Varibad):
+        make = partial(Decoding, latent=config.latent, kl=config.kl, observed=spec.obs_size)
+    return TrialLearner(
+        spec, trials, recipe.learner, steps=recipe.steps, seed=recipe.seed, make=make
+    )
 
 
 def imitate(
@@ -381,16 +397,17 @@ def imitate(
     def told(done: int, figures: dict[str, float]) -> None:
         report(before + done, figures)
 
-    if recipe.memory is None:
+    config = recipe.memory
+    if not isinstance(config, Remember):
         distill(
             teacher, student, worlds, encode, steps=distill_.steps, seed=recipe.seed,
             learning_rate=distill_.learning_rate, report=told,
         )  # fmt: skip
         return student
     if not isinstance(worlds, Worlds):
-        raise InputError(f"adapt: memory has no trials of {robot.name}, a Gymnasium environment")
-    ticks = max(1, round(recipe.memory.seconds / robot.control_period))
-    trials = TrialWorlds(worlds, episodes=recipe.memory.trial, steps=ticks, seed=recipe.seed)
+        raise InputError(f"adapt: {robot.name} is a Gymnasium environment, which has no trials")
+    ticks = max(1, round(config.seconds / robot.control_period))
+    trials = TrialWorlds(worlds, episodes=config.trial, steps=ticks, seed=recipe.seed)
     Student(
         teacher, student, trials, encode, steps=distill_.steps, seed=recipe.seed,
         learning_rate=distill_.learning_rate,

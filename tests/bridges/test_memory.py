@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sim2real.bridges.adapt.memory.network import RecurrentActorCritic
+from sim2real.bridges.adapt.memory.network import RecurrentActorCritic, Steps
 from sim2real.bridges.adapt.memory.recurrent_ppo import PPOSettings, RecurrentPPO, advantages
 from sim2real.bridges.adapt.memory.robots import FARTHEST, RobotTrials, Running
 from sim2real.bridges.adapt.memory.trials import Actions, Outcome, Told
@@ -29,6 +29,11 @@ def network(actions=CHOICE, cell: Any = "gru", inputs=5, seed=0):
             100
         )  # so that what is remembered shows in what is chosen
     return made
+
+
+def steps(x, begin, s=None):
+    s = torch.zeros(*begin.shape, 2) if s is None else s
+    return Steps(x, s, begin, torch.zeros(begin.shape))
 
 
 def parameters_of(chosen):
@@ -52,7 +57,7 @@ def test_a_pass_over_a_sequence_equals_its_steps_with_trials_that_begin_at_diffe
     made = network(actions, cell)
     z = first = torch.randn(B, made.memory.spec.z_size, generator=rng)
     s = torch.randn(T, B, 2, generator=rng)
-    chosen, value = made.unroll(x, s, first, begin)
+    chosen, value, _ = made.unroll(steps(x, begin, s), first)
     for t in range(T):
         z = torch.where(begin[t, :, None], made.initial(B), z)
         acted = made.act(x[t], z)[0]
@@ -78,7 +83,7 @@ def test_gradients_flow_through_all_of_a_trial_and_not_into_the_one_before():
     x, made = torch.randn(6, 1, 5, requires_grad=True), network()
     begin = torch.zeros(6, 1, dtype=torch.bool)
     begin[0] = begin[3] = True
-    made.unroll(x, torch.zeros(6, 1, 2), made.initial(1), begin)[1][5].sum().backward()
+    made.unroll(steps(x, begin), made.initial(1))[1][5].sum().backward()
     assert x.grad is not None
     size = x.grad.abs().sum(dim=(1, 2))
     assert (size[:3] == 0).all()

@@ -8,7 +8,9 @@ an action was worth (Pinto and others 2018).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +23,38 @@ from sim2real.policy.spec import MemorySpec
 from sim2real.types import InputError
 
 
+class Steps(NamedTuple):
+    """T steps of B worlds."""
+
+    x: Tensor
+    """(T, B, X) what the policy is told."""
+    s: Tensor
+    """(T, B, S) what V alone is told."""
+    begin: Tensor
+    """(T, B) bool, where a trial begins."""
+    reward: Tensor
+    """(T, B) what came of the step."""
+
+
+class Pass(NamedTuple):
+    """What a network makes of sequences."""
+
+    chosen: Distribution
+    """π (T, B)"""
+    value: Tensor
+    """V (T, B)"""
+    extra: Tensor
+    """() what it learns besides, to be minimised."""
+
+
 class RecurrentActorCritic(nn.Module):
     """z (B, Z) is what the memory keeps.
 
     Args:
         inputs: X.
         memory: its cell and its size M.
-        critic: S, how much of s it is told.
+        kept: how much π and V see of what is remembered; None: h, all of it.
+        critic: S, how much of s V is told.
         network: widths of the hidden layers, for π and V each.
         log_std: of actions that are numbers, at first.
 
@@ -36,15 +63,16 @@ class RecurrentActorCritic(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, actions: Actions, memory: MemorySpec, *, critic: int = 0,
-        network: Sequence[int] = (), activation: str = "tanh", log_std: float = -0.5,
+        self, inputs: int, actions: Actions, memory: MemorySpec, *, kept: int | None = None,
+        critic: int = 0, network: Sequence[int] = (), activation: str = "tanh",
+        log_std: float = -0.5,
     ) -> None:  # fmt: skip
         super().__init__()
         if actions.size < 1:
             raise InputError(f"actions {actions.size}; at least 1 is needed")
         self.actions = actions
         self.memory = Memory(inputs, memory)
-        seen = inputs + memory.hidden
+        seen = inputs + (memory.hidden if kept is None else kept)
         self.policy = mlp([seen, *network, actions.size], activation)
         self.value = mlp([seen + critic, *network, 1], activation)
         last = self.policy[-1]
@@ -54,6 +82,18 @@ class RecurrentActorCritic(nn.Module):
         std = None if actions.discrete else nn.Parameter(torch.full((actions.size,), log_std))
         self.log_std = std
 
+    def seen(self, x: Tensor, h: Tensor) -> Tensor:
+        """(..., X + kept) what π and V see."""
+        return torch.cat([x, h], dim=-1)
+
+    def extra(self, h: Tensor, steps: Steps) -> Tensor:
+        """() what is learned besides, of h (T, B, M): nothing."""
+        return h.new_zeros(())
+
+    def on_memory(self) -> nn.Sequential:
+        """π's mean as a network of (x, h)."""
+        return copy.deepcopy(self.policy)
+
     def initial(self, batch: int) -> Tensor:
         """(B, Z) as a trial begins."""
         return self.memory.initial(batch)
@@ -61,18 +101,17 @@ class RecurrentActorCritic(nn.Module):
     def act(self, x: Tensor, z: Tensor) -> tuple[Distribution, Tensor]:
         """π at x (B, X), and z'."""
         h, z = self.memory.step(x, z)
-        return self._chosen(torch.cat([x, h], dim=-1)), z
+        return self._chosen(self.seen(x, h)), z
 
     def step(self, x: Tensor, s: Tensor, z: Tensor) -> tuple[Distribution, Tensor, Tensor]:
         """π and V (B,) at x (B, X) and s (B, S), and z'."""
         h, z = self.memory.step(x, z)
-        return *self._both(torch.cat([x, h], dim=-1), s), z
+        return *self._both(self.seen(x, h), s), z
 
-    def unroll(self, x: Tensor, s: Tensor, z: Tensor, begin: Tensor) -> tuple[Distribution, Tensor]:
-        """π and V (T, B) along x (T, B, X) and s (T, B, S), from z (B, Z); z is cleared before step
-        t where `begin` (T, B) says that a trial begins."""
-        h = self.memory.unroll(x, z, begin)
-        return self._both(torch.cat([x, h], dim=-1), s)
+    def unroll(self, steps: Steps, z: Tensor) -> Pass:
+        """Along steps, from z (B, Z), which is cleared where a trial begins."""
+        h = self.memory.unroll(steps.x, z, steps.begin)
+        return Pass(*self._both(self.seen(steps.x, h), steps.s), self.extra(h, steps))
 
     def _both(self, seen: Tensor, s: Tensor) -> tuple[Distribution, Tensor]:
         return self._chosen(seen), self.value(torch.cat([seen, s], dim=-1))[..., 0]

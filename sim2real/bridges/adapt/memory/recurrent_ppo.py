@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sim2real import progress
-from sim2real.bridges.adapt.memory.network import RecurrentActorCritic
+from sim2real.bridges.adapt.memory.network import RecurrentActorCritic, Steps
 from sim2real.bridges.adapt.memory.trials import Told, Trials
 from sim2real.types import Array, InputError
 
@@ -41,6 +41,8 @@ class PPOSettings:
     """Weight of the policy's entropy, at first; falls to nothing with the square of the rest."""
     value: float = 0.5
     """Weight of the value's squared error."""
+    extra: float = 1.0
+    """Weight of what the network learns besides."""
     max_grad_norm: float = 0.5
     centered: bool = False
     """Whether the mean over the worlds is taken from the advantages of every step: less noise where
@@ -61,17 +63,14 @@ class Figures(NamedTuple):
     value_error: float
     clipped: float
     """Share of the steps whose ratio was clipped, in the last epoch."""
+    extra: float
+    """Of what the network learns besides."""
 
 
 class _Batch(NamedTuple):
-    """T steps of B worlds."""
+    """T steps of B worlds, and what came of them."""
 
-    x: Tensor
-    """(T, B, I)"""
-    s: Tensor
-    """(T, B, S)"""
-    begin: Tensor
-    """(T, B) bool, a trial begins."""
+    steps: Steps
     z: Tensor
     """(B, Z) before the first."""
     action: Tensor
@@ -143,7 +142,7 @@ class RecurrentPPO:
             group["lr"] = last + (first - last) * left
         self.trials.settle()
         batch, reward = self._collected()
-        self.taken += batch.begin.numel()
+        self.taken += batch.steps.begin.numel()
         return self._learned(batch, self.settings.entropy * left**2, reward)
 
     @torch.no_grad()
@@ -172,10 +171,11 @@ class RecurrentPPO:
         if how.centered:
             advantage -= advantage.mean(axis=1, keepdims=True)
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        told = (torch.as_tensor(part) for part in (x, s, begin, reward.astype(np.float32)))
+        steps = Steps(*told)
         as_tensor = [torch.as_tensor(a, dtype=torch.float32) for a in (advantage, returned)]
         batch = _Batch(
-            torch.as_tensor(x), torch.as_tensor(s), torch.as_tensor(begin), z, torch.stack(actions),
-            torch.stack(log_probs), *as_tensor,
+            steps, z, torch.stack(actions), torch.stack(log_probs), *as_tensor,
         )  # fmt: skip
         return batch, float(reward.mean())
 
@@ -190,13 +190,13 @@ class RecurrentPPO:
 
     def _learned(self, batch: _Batch, entropy: float, reward: float) -> Figures:
         how, B = self.settings, self.trials.batch
-        entropies, errors, clipped = list[float](), list[float](), list[float]()
+        entropies, errors, extras, clipped = ([] for _ in range(4))
         for _ in range(how.epochs):
             clipped.clear()
             order = torch.randperm(B, generator=self.generator)
             for some in order.tensor_split(how.minibatches):
-                chosen, value = self.network.unroll(
-                    batch.x[:, some], batch.s[:, some], batch.z[some], batch.begin[:, some]
+                chosen, value, extra = self.network.unroll(
+                    Steps(*(part[:, some] for part in batch.steps)), batch.z[some]
                 )
                 ratio = (chosen.log_prob(batch.action[:, some]) - batch.log_prob[:, some]).exp()
                 advantage = batch.advantage[:, some]
@@ -204,14 +204,13 @@ class RecurrentPPO:
                 gain = torch.minimum(ratio * advantage, bounded * advantage).mean()
                 error = (value - batch.returned[:, some]).square().mean()
                 spread = chosen.entropy().mean()
-                loss = -gain + how.value * error - entropy * spread
+                loss = -gain + how.value * error - entropy * spread + how.extra * extra
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(self.network.parameters(), how.max_grad_norm)
                 self.optimizer.step()
                 entropies.append(float(spread.detach()))
                 errors.append(float(error.detach()))
+                extras.append(float(extra.detach()))
                 clipped.append(float((ratio != bounded).float().mean()))
-        return Figures(
-            reward, float(np.mean(entropies)), float(np.mean(errors)), float(np.mean(clipped))
-        )
+        return Figures(reward, *(float(np.mean(x)) for x in (entropies, errors, clipped, extras)))

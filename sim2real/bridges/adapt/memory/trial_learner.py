@@ -1,8 +1,8 @@
-"""RL² on simulated robots: a policy that learns by reward to find out what its robot is like.
+"""Policies that learn by reward over trials of simulated robots, several episodes with one each.
 
-Duan and others 2016, Wang and others 2016: recurrent reinforcement learning over trials of several
-episodes with one robot each. Here without the reward in what the policy is told, for few robots can
-measure it; the critic, which stays in the simulator, is told the rest of the state and ξ.
+RL² (Duan and others 2016, Wang and others 2016) where the policy sees all that it remembers. Here
+without the reward in what it is told, for few robots can measure it; the critic, which stays in
+the simulator, is told the rest of the state and ξ.
 """
 
 from __future__ import annotations
@@ -66,24 +66,27 @@ def settings_of(learner: Learner, worlds: int) -> PPOSettings:
     )  # fmt: skip
 
 
-class RL2:
+class TrialLearner:
     """Learns a policy of `spec`, which has a memory and sees one observation at a time.
 
     Args:
+        make: the network, of its inputs, actions and memory, and what `RecurrentActorCritic` takes
+            besides.
         trials: of worlds that observe the policy's terms, then what the critic alone is told.
         steps: of the whole training.
     """
 
     def __init__(
-        self, spec: PolicySpec, trials: TrialWorlds, learner: Learner, *, steps: int, seed: int = 0
-    ) -> None:
+        self, spec: PolicySpec, trials: TrialWorlds, learner: Learner, *, steps: int, seed: int = 0,
+        make: Callable[..., RecurrentActorCritic] = RecurrentActorCritic,
+    ) -> None:  # fmt: skip
         assert spec.memory is not None
         assert spec.history == 1
         self.spec = spec
         self.robots = RobotTrials(trials, seen=spec.obs_size)
         told = Told(spec.obs_size, self.robots.actions, reward=False)
         torch.manual_seed(seed)
-        self.network = RecurrentActorCritic(
+        self.network = make(
             told.size, self.robots.actions, spec.memory, critic=self.robots.critic_size,
             network=learner.network, activation=learner.activation, log_std=learner.log_std_init,
         )  # fmt: skip
@@ -104,7 +107,7 @@ class RL2:
         log_std = self.network.log_std
         assert log_std is not None
         policy = Policy(
-            self.spec, copy.deepcopy(self.network.policy), normalizer, log_std,
+            self.spec, self.network.on_memory(), normalizer, log_std,
             memory=copy.deepcopy(self.network.memory),
         )  # fmt: skip
         return policy.requires_grad_(False)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sim2real.bridges.adapt.memory.recurrent_ppo import PPOSettings
-from sim2real.bridges.adapt.memory.rl2 import RL2, settings_of
+from sim2real.bridges.adapt.memory.trial_learner import TrialLearner, settings_of
 from sim2real.learning.learners import Learner
 from sim2real.policy.policy import Policy
 from sim2real.policy.spec import MemorySpec
@@ -38,19 +38,19 @@ def made(B=4, seed=0):
     worlds = Worlds(robot, B, observe=names, draw=robot.space.prior(), seed=seed, threads=1)
     trials = TrialWorlds(worlds, episodes=2, seed=seed)
     learner = Learner(network=(16,), settings={"n_steps": 8})
-    return RL2(spec, trials, learner, steps=10_000, seed=seed)
+    return TrialLearner(spec, trials, learner, steps=10_000, seed=seed)
 
 
 def test_the_policy_that_leaves_does_what_the_network_learned_to_do():
     """Over trials and the ends of episodes, from observations in their own units."""
-    rl2 = made()
+    learner = made()
     for _ in range(3):
-        rl2.ppo.iterate()
+        learner.ppo.iterate()
     with torch.no_grad():
-        rl2.network.policy[-1].get_parameter("weight").mul_(30)
-    policy, told = rl2.policy(), rl2.ppo.told
-    robots, worlds = rl2.robots, rl2.robots.trials.worlds
-    x, z = told.first(robots.begin()), rl2.network.initial(4)
+        learner.network.policy[-1].get_parameter("weight").mul_(30)
+    policy, told = learner.policy(), learner.ppo.told
+    robots, worlds = learner.robots, learner.robots.trials.worlds
+    x, z = told.first(robots.begin()), learner.network.initial(4)
     seen, O = robots.obs_statistics, policy.spec.obs_size
     state, reset, ended = policy.initial(4), torch.ones(4, 1), 0
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_the_policy_that_leaves_does_what_the_network_learned_to_do():
             raw_obs = worlds._observe()[:, :O]
             standard = (raw_obs - seen.mean[:O]) / seen.deviation[:O]
             np.testing.assert_allclose(x[:, :O], np.clip(standard, -10, 10), atol=1e-4)
-            chosen, z = rl2.network.act(torch.as_tensor(x), z)
+            chosen, z = learner.network.act(torch.as_tensor(x), z)
             obs = torch.as_tensor(raw_obs, dtype=torch.float32)
             _, own, state = policy.forward_full(obs, state, reset)
             torch.testing.assert_close(own, chosen.mean, atol=2e-4, rtol=1e-3)
@@ -141,7 +141,7 @@ def test_settings_have_the_names_of_stable_baselines3():
             {"learner": {"settings": {"n_steps": 16, "batch_size": 40}}},
             "batch_size is 40; a batch is of whole sequences, 16 steps each",
         ),
-        ({"history": 2}, "history: a policy that learns by reward to remember"),
+        ({"history": 2}, "history: with adapt: memory a policy"),
         ({"randomize": "epopt"}, "randomize: epopt does not go with adapt: memory"),
         ({"randomize": "none"}, "with randomize: none all are alike"),
     ],

@@ -1,0 +1,1 @@
+"""z is what is believed of a robot."""

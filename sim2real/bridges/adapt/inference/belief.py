@@ -1,0 +1,74 @@
+"""A belief q(m | τ) = N(μ, σ²) of what a robot is like, and a policy that acts on it.
+
+    h, z' = memory(x, z)        μ, log σ² = W h + b
+    π(a | x, μ, log σ²)         V(x, μ, log σ², s)
+
+What teaches the belief is its own loss (`task_inference.py`, `varibad.py`). Reward teaches the
+policy what to do with one, and never reaches the memory.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sim2real.bridges.adapt.memory.network import RecurrentActorCritic
+from sim2real.bridges.adapt.memory.trials import Actions
+from sim2real.policy.spec import MemorySpec
+
+SHARPEST, VAGUEST = -8.0, 4.0
+"""Logarithms of the variances, in units of the prior's, between which a belief is taken at its
+word."""
+
+
+class BeliefActorCritic(RecurrentActorCritic):
+    """π and V see what is believed, no more of what is remembered.
+
+    Args:
+        latent: L, of m.
+    """
+
+    def __init__(
+        self, inputs: int, actions: Actions, memory: MemorySpec, *, latent: int, critic: int = 0,
+        network: Sequence[int] = (), activation: str = "tanh", log_std: float = -0.5,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            inputs, actions, memory, kept=2 * latent, critic=critic, network=network,
+            activation=activation, log_std=log_std,
+        )  # fmt: skip
+        self.latent = latent
+        self.head = nn.Linear(memory.hidden, 2 * latent)
+        nn.init.zeros_(self.head.weight)  # nothing is known at first: N(0, 1)
+        nn.init.zeros_(self.head.bias)
+
+    def belief(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """μ and log σ² (..., L)"""
+        mean, log_var = self.head(h).chunk(2, dim=-1)
+        return mean, log_var.clamp(SHARPEST, VAGUEST)
+
+    def seen(self, x: Tensor, h: Tensor) -> Tensor:
+        return torch.cat([x, self.head(h).detach()], dim=-1)
+
+    def on_memory(self) -> nn.Sequential:
+        """W and b go into the first layer: both are linear."""
+        network = copy.deepcopy(self.policy)
+        first = network[0]
+        assert isinstance(first, nn.Linear)
+        L2 = 2 * self.latent
+        with torch.no_grad():
+            of_x, of_belief = first.weight[:, :-L2], first.weight[:, -L2:]
+            folded = nn.Linear(of_x.shape[1] + self.head.in_features, first.out_features)
+            folded.weight.copy_(torch.cat([of_x, of_belief @ self.head.weight], dim=1))
+            folded.bias.copy_(first.bias + of_belief @ self.head.bias)
+        network[0] = folded
+        return network
+
+
+def divergence(mean: Tensor, log_var: Tensor, from_mean: Tensor, from_log_var: Tensor) -> Tensor:
+    """(...) KL of N(mean, var) from another normal density, summed over the last axis (..., L)."""
+    apart = (mean - from_mean).square() / from_log_var.exp()
+    each = from_log_var - log_var + (log_var - from_log_var).exp() + apart - 1
+    return 0.5 * each.sum(dim=-1)
