@@ -28,6 +28,7 @@ from sim2real.bridges.adapt.memory.recurrent_ppo import PPOSettings, RecurrentPP
 from sim2real.bridges.adapt.memory.robots import RobotTrials
 from sim2real.bridges.adapt.memory.trials import Told
 from sim2real.learning.vec_env import WorldsVecEnv
+from sim2real.policy.memory import Memory
 from sim2real.policy.spec import MemorySpec
 from sim2real.simulation.robot import Robot
 from sim2real.simulation.trials import TrialWorlds
@@ -73,7 +74,7 @@ def ours(robot: str, cell: str, worlds: int, iterations: int) -> Measure:
     trials = RobotTrials(TrialWorlds(worlds_of(robot, worlds), episodes=2))
     told = Told(trials.obs_size, trials.actions, reward=False)
     network = RecurrentActorCritic(
-        told.size, trials.actions, MemorySpec(HIDDEN, cell), network=[NETWORK]
+        Memory(told.size, MemorySpec(HIDDEN, cell)), trials.actions, network=[NETWORK]
     )
     settings = PPOSettings(sequence=SEQUENCE, epochs=EPOCHS, minibatches=MINIBATCHES)
     learner = RecurrentPPO(network, trials, told, settings, steps=10**9)

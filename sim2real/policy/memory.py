@@ -34,6 +34,11 @@ class Memory(nn.Module):
         cell = nn.LSTM if spec.cell == "lstm" else nn.GRU
         self.recurrent: nn.GRU | nn.LSTM = cell(spec.hidden, spec.hidden)
 
+    @property
+    def hidden(self) -> int:
+        """M"""
+        return self.spec.hidden
+
     def initial(self, batch: int) -> Tensor:
         """(B, Z) as a trial begins."""
         return self.encoder.weight.new_zeros(batch, self.spec.z_size)

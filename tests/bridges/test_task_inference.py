@@ -12,6 +12,7 @@ from sim2real.bridges.adapt.inference.task_inference import Informed, TaskInfere
 from sim2real.bridges.adapt.memory.network import Steps
 from sim2real.bridges.adapt.memory.recurrent_ppo import PPOSettings, RecurrentPPO
 from sim2real.bridges.adapt.memory.trials import Actions, Outcome, Told
+from sim2real.policy.memory import Memory
 from sim2real.policy.policy import Policy
 from sim2real.policy.spec import MemorySpec
 from sim2real.recipe import read
@@ -32,7 +33,7 @@ RECIPE = {
 
 def network(actions: Actions = NUMBERS, layers: Any = (8,)) -> Informed:
     torch.manual_seed(0)
-    made = Informed(5, actions, MemorySpec(8), latent=2, critic=3, network=layers)
+    made = Informed(Memory(5, MemorySpec(8)), actions, latent=2, critic=3, network=layers)
     with torch.no_grad():  # so that what is believed shows in what is done
         made.policy[-1].get_parameter("weight").mul_(100)
         made.head.weight.normal_()
@@ -48,11 +49,15 @@ def passed(made: Informed) -> Any:
     return made.unroll(Steps(x, s, begin, torch.zeros(T, B)), made.initial(B))
 
 
+def parameters(memory: Any) -> list[torch.Tensor]:
+    return list(memory.parameters())
+
+
 def gradients(made: Informed, loss: torch.Tensor) -> tuple[float, float]:
     """Sizes: of what believes, of what acts."""
     made.zero_grad()
     loss.backward()
-    believing = [*made.memory.parameters(), *made.head.parameters()]
+    believing = [*parameters(made.memory), *made.head.parameters()]
     acting = [*made.policy.parameters(), *made.value.parameters()]
     return tuple(
         sum(float(p.grad.abs().sum()) for p in some if p.grad is not None)
@@ -104,7 +109,7 @@ def test_the_loss_is_the_likelihood_of_a_normal_belief():
 
 
 def test_before_anything_is_learned_the_belief_is_the_prior():
-    made = Informed(5, CHOICE, MemorySpec(8), latent=2)
+    made = Informed(Memory(5, MemorySpec(8)), CHOICE, latent=2)
     mean, log_var = made.belief(torch.randn(3, 8))
     assert (mean == 0).all()
     assert (log_var == 0).all()
@@ -155,7 +160,7 @@ def learned(shuffled: bool = False) -> tuple[float, float]:
     torch.manual_seed(0)
     trials = ShownBit(64, shuffled=shuffled)
     told = WithoutActions(1, CHOICE, reward=False)
-    made = Informed(told.size, CHOICE, MemorySpec(16), latent=1, critic=1)
+    made = Informed(Memory(told.size, MemorySpec(16)), CHOICE, latent=1, critic=1)
     how = PPOSettings(sequence=2, learning_rate=1e-2)
     learner = RecurrentPPO(made, trials, told, how, steps=64 * 2 * 150)
     learner.learn()

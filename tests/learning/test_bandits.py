@@ -16,6 +16,7 @@ import torch
 from sim2real.bridges.adapt.memory.network import RecurrentActorCritic
 from sim2real.bridges.adapt.memory.recurrent_ppo import PPOSettings, RecurrentPPO
 from sim2real.bridges.adapt.memory.trials import Actions, Outcome, Told
+from sim2real.policy.memory import Memory
 from sim2real.policy.spec import MemorySpec
 
 pytestmark = pytest.mark.learn
@@ -73,7 +74,7 @@ def score(reward=True, forgets=False, seed=0):
     """Mean return of 20,000 bandits after training, and its standard error."""
     torch.manual_seed(seed)
     told = Told(1, CHOICE, reward=reward)
-    network = RecurrentActorCritic(told.size, CHOICE, MemorySpec(64))
+    network = RecurrentActorCritic(Memory(told.size, MemorySpec(64)), CHOICE)
     if forgets:  # the planted bug: z is cleared at every pull
         memory: Any = network.memory
         step, unroll = memory.step, memory.unroll

@@ -15,9 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sim2real.bridges.adapt.memory.network import RecurrentActorCritic
+from sim2real.bridges.adapt.memory.network import RecurrentActorCritic, Remembering
 from sim2real.bridges.adapt.memory.trials import Actions
-from sim2real.policy.spec import MemorySpec
 
 SHARPEST, VAGUEST = -8.0, 4.0
 """Logarithms of the variances, in units of the prior's, between which a belief is taken at its
@@ -32,11 +31,11 @@ class BeliefActorCritic(RecurrentActorCritic):
     """
 
     def __init__(
-        self, inputs: int, actions: Actions, memory: MemorySpec, *, latent: int, critic: int = 0,
+        self, memory: Remembering, actions: Actions, *, latent: int, critic: int = 0,
         network: Sequence[int] = (), activation: str = "tanh", log_std: float = -0.5,
     ) -> None:  # fmt: skip
         super().__init__(
-            inputs, actions, memory, kept=2 * latent, critic=critic, network=network,
+            memory, actions, kept=2 * latent, critic=critic, network=network,
             activation=activation, log_std=log_std,
         )  # fmt: skip
         self.latent = latent

@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 
 from sim2real.bridges.adapt.inference.belief import BeliefActorCritic, divergence
-from sim2real.bridges.adapt.memory.network import Steps
+from sim2real.bridges.adapt.memory.network import Remembering, Steps
 from sim2real.bridges.adapt.memory.remember import OverTrials
 from sim2real.bridges.adapt.memory.trials import Actions
 from sim2real.policy.networks import mlp
-from sim2real.policy.spec import MemorySpec
 from sim2real.types import InputError
 
 
@@ -58,13 +57,13 @@ class Decoding(BeliefActorCritic):
     """
 
     def __init__(
-        self, inputs: int, actions: Actions, memory: MemorySpec, *, latent: int, observed: int,
+        self, memory: Remembering, actions: Actions, *, latent: int, observed: int,
         kl: float = 0.1, decoder: Sequence[int] = (64, 64), encoded: int | None = 16,
         decoded: int | None = 16, weights: tuple[float, float] = (1.0, 1.0), critic: int = 0,
         network: Sequence[int] = (), activation: str = "tanh", log_std: float = -0.5,
     ) -> None:  # fmt: skip
         super().__init__(
-            inputs, actions, memory, latent=latent, critic=critic, network=network,
+            memory, actions, latent=latent, critic=critic, network=network,
             activation=activation, log_std=log_std,
         )  # fmt: skip
         self.observed, self.kl, self.weights = observed, kl, weights

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from sim2real.bridges.adapt.memory.trials import Actions
-from sim2real.policy.memory import Memory
 from sim2real.policy.networks import mlp
-from sim2real.policy.spec import MemorySpec
 from sim2real.types import InputError
 
 
@@ -47,12 +45,27 @@ class Pass(NamedTuple):
     """() what it learns besides, to be minimised."""
 
 
+class Remembering(Protocol):
+    """What remembers: `policy.memory.Memory`, `snail.Snail`."""
+
+    inputs: int
+    """X"""
+
+    @property
+    def hidden(self) -> int:
+        """M"""
+        ...
+
+    def initial(self, batch: int) -> Tensor: ...
+    def step(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]: ...
+    def unroll(self, x: Tensor, z: Tensor, begin: Tensor) -> Tensor: ...
+
+
 class RecurrentActorCritic(nn.Module):
     """z (B, Z) is what the memory keeps.
 
     Args:
-        inputs: X.
-        memory: its cell and its size M.
+        memory: of x (B, X).
         kept: how much π and V see of what is remembered; None: h, all of it.
         critic: S, how much of s V is told.
         network: widths of the hidden layers, for π and V each.
@@ -63,16 +76,15 @@ class RecurrentActorCritic(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, actions: Actions, memory: MemorySpec, *, kept: int | None = None,
-        critic: int = 0, network: Sequence[int] = (), activation: str = "tanh",
-        log_std: float = -0.5,
+        self, memory: Remembering, actions: Actions, *, kept: int | None = None, critic: int = 0,
+        network: Sequence[int] = (), activation: str = "tanh", log_std: float = -0.5,
     ) -> None:  # fmt: skip
         super().__init__()
         if actions.size < 1:
             raise InputError(f"actions {actions.size}; at least 1 is needed")
         self.actions = actions
-        self.memory = Memory(inputs, memory)
-        seen = inputs + (memory.hidden if kept is None else kept)
+        self.memory = memory
+        seen = memory.inputs + (memory.hidden if kept is None else kept)
         self.policy = mlp([seen, *network, actions.size], activation)
         self.value = mlp([seen + critic, *network, 1], activation)
         last = self.policy[-1]

@@ -20,6 +20,7 @@ from sim2real.bridges.adapt.memory.recurrent_ppo import Figures, PPOSettings, Re
 from sim2real.bridges.adapt.memory.robots import FARTHEST, RobotTrials
 from sim2real.bridges.adapt.memory.trials import Told
 from sim2real.learning.learners import Learner
+from sim2real.policy.memory import Memory
 from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.policy import Policy
 from sim2real.policy.spec import PolicySpec
@@ -70,8 +71,7 @@ class TrialLearner:
     """Learns a policy of `spec`, which has a memory and sees one observation at a time.
 
     Args:
-        make: the network, of its inputs, actions and memory, and what `RecurrentActorCritic` takes
-            besides.
+        make: the network, of what `RecurrentActorCritic` takes.
         trials: of worlds that observe the policy's terms, then what the critic alone is told.
         steps: of the whole training.
     """
@@ -86,8 +86,9 @@ class TrialLearner:
         self.robots = RobotTrials(trials, seen=spec.obs_size)
         told = Told(spec.obs_size, self.robots.actions, reward=False)
         torch.manual_seed(seed)
+        self._memory = Memory(told.size, spec.memory)
         self.network = make(
-            told.size, self.robots.actions, spec.memory, critic=self.robots.critic_size,
+            self._memory, self.robots.actions, critic=self.robots.critic_size,
             network=learner.network, activation=learner.activation, log_std=learner.log_std_init,
         )  # fmt: skip
         settings = settings_of(learner, trials.batch)
@@ -108,7 +109,7 @@ class TrialLearner:
         assert log_std is not None
         policy = Policy(
             self.spec, self.network.on_memory(), normalizer, log_std,
-            memory=copy.deepcopy(self.network.memory),
+            memory=copy.deepcopy(self._memory),
         )  # fmt: skip
         return policy.requires_grad_(False)
 
