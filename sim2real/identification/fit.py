@@ -197,8 +197,9 @@ class _Search(NamedTuple):
             at, drift = now.at, now.drift
             if now is best or now.better(best):
                 best, drift = now, max(least, TRIED * drift)
-            elif still and now.settled and now.as_good(best):
-                return now
+            elif now.settled and now.as_good(best):
+                if still:
+                    return now
             elif drift < best.drift or now.worse(best):
                 least, shown = best.drift, False
                 at, drift = best.at._replace(round=at.round), best.drift

@@ -150,7 +150,8 @@ def regressed(tried: Design, r: Array, rng: np.random.Generator) -> Line:
     far along one direction the value at the center follows (Richardson 1911).
 
     Pairs that the line misses by far more than the others, since a contact came that came to
-    no other, are left out, a quarter at most.
+    no other, are left out, a quarter at most; where there are no more directions than
+    parameters, far ones alone.
 
     A slope that P pairs give is off by chance, and thousands of surprises add that up to
     information which is none. How much, what is left of the line says, shuffled among the
@@ -167,12 +168,15 @@ def regressed(tried: Design, r: Array, rng: np.random.Generator) -> Line:
     both = usual[:P] & usual[P:]
     if not both.any():
         both[:] = True
+    free = int((np.abs(x).max(axis=0) > 0).sum())
+    if 2 * free > P:  # without its near pair nothing would be known of a direction
+        usual[P:] = True
     share = np.square(tried.near)[both, None]
     sharp = np.square(1 - share) / (1 + np.square(share))  # over the variance of what follows
     at_center = (even[P:][both] - share * even[:P][both]) / (1 - share)
     value = (sharp * at_center).sum(axis=0) / sharp.sum()
     x, odd = x[usual], odd[usual]
-    used, F = len(x), int((np.abs(x).max(axis=0) > 0).sum())
+    used, F = len(x), free
     unit = np.abs(x).max(axis=0)  # parameters have units of their own
     unit[unit == 0] = 1.0
     left_, size, right = np.linalg.svd(x / unit, full_matrices=False)

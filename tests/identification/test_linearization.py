@@ -148,6 +148,25 @@ def test_a_candidate_that_went_astray_is_left_out():
     assert got.left.max() < 0.01
 
 
+def test_no_direction_is_lost_where_a_pair_went_astray_and_there_are_no_more_than_parameters():
+    """Left out with its near pair, nothing would be known of it."""
+    size, rng = 12, np.random.default_rng(0)
+    low, high = np.zeros(size), np.ones(size)
+    spread = np.geomspace(1e-3, 0.2, size)
+    turn = np.linalg.qr(rng.standard_normal((size, size))).Q
+    belief = Normal(np.full(size, 0.5), (turn * spread**2) @ turn.T / 30)
+    tried = design(belief, low, high, 48, rng)
+    assert len(tried.away) == size
+    slope = turn @ np.diag(1 / spread) @ rng.standard_normal((size, M))
+    r = (tried.xi - 0.5) @ slope + 1e-3 * rng.standard_normal((4 * size, M))
+    bent = r.copy()
+    bent[3] += 3 * rng.standard_normal(M)  # far, on one side
+    for said in (r, bent):
+        found = regressed(tried, said, np.random.default_rng(1))
+        error = np.linalg.norm(turn.T @ (found.slope - slope), axis=1)
+        assert (error < 0.2 * np.linalg.norm(turn.T @ slope, axis=1)).all()
+
+
 @pytest.mark.parametrize("told", [[], [1]])
 def test_chance_in_the_slopes_is_no_information(told):
     """Rough surprises on which ξ has no influence at all, and on which one of three has."""
