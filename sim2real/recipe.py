@@ -160,8 +160,15 @@ class Recipe:
                 raise InputError(
                     f"adapt: {name} learns by reward; leave distill out, or use adapt: memory"
                 )
+            if isinstance(self.randomization, Doraemon | ADR):
+                raise InputError(
+                    f"randomize: {self.randomization.method} widens what the teacher meets; its "
+                    "student would meet what that began with alone, so use uniform"
+                )
             return
-        settings_of(self.learner, self.worlds)
+        if self.learner.her:
+            raise InputError(f"learner: her does not go with adapt: {name}; leave one of them out")
+        settings_of(self.learner, self.worlds, name)
         for bridge, there in {
             "randomize: " + getattr(self.randomization, "method", ""): not isinstance(
                 self.randomization, Uniform | FromPosterior

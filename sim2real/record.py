@@ -46,7 +46,9 @@ def record(
             seen.append(obs)
             resets.append(reset[:, 0].numpy() > 0.5)
             command, z = policy(torch.as_tensor(obs, dtype=torch.float32), z, reset)
-            step = sim.step(command.numpy())
-            obs = step.obs
-            reset = torch.as_tensor(step.terminated | step.truncated).float()[:, None]
+            step = sim.advance(command.numpy())
+            obs, done = step.obs, step.terminated | step.truncated
+            if done.any():  # on the same robot: what a policy remembers is of it
+                obs = np.where(done[:, None], sim.reset(done, xi=sim.xi[done]), obs)
+            reset = torch.as_tensor(done).float()[:, None]
     return Recording(np.stack(seen, 1).reshape(worlds * ticks, -1), np.stack(resets, 1).reshape(-1))

@@ -60,7 +60,7 @@ from sim2real.policy.policy import Policy
 from sim2real.policy.spec import ActuatorSpec, ParameterInfo, PolicySpec, TermSpec
 from sim2real.recipe import Distill, Recipe, read
 from sim2real.simulation.make import AnyWorlds, make_worlds
-from sim2real.simulation.robot import Robot, Safety
+from sim2real.simulation.robot import MjcfRobot, Robot, Safety
 from sim2real.simulation.trials import TrialWorlds
 from sim2real.simulation.worlds import Worlds
 from sim2real.types import Array, InputError
@@ -114,6 +114,8 @@ def run(name: str, recipe: Recipe, out: Path, *, resume: bool, report: progress.
     saved = checkpoints(out) if resume else []
     robot = Robot.load(recipe.env)
     spec = describe(name, robot, recipe)  # before hours of training, not after
+    if recipe.memory is not None and not isinstance(robot, MjcfRobot):
+        raise InputError(f"adapt: {robot.name} is a Gymnasium environment, which has no trials")
     if recipe.distill is None and recipe.memory is not None:
         policy = remember(spec, robot, recipe, recipe.memory, out, saved, report)
     elif recipe.distill is None:
@@ -315,16 +317,7 @@ def remember(
     Raises:
         InputError: none of them can be read, or the robot is a Gymnasium environment.
     """
-    done = int(saved[-1].name) if saved else 0
-    learner = _trial_learner(spec, robot, recipe, config, done)
-    if saved:
-        try:
-            learner.load(saved[-1])
-        except Exception as error:  # of zipfile, pickle or torch
-            raise InputError(
-                f"{saved[-1]} cannot be read ({' '.join(str(error).split())}); remove it to go on "
-                "from the one before, or begin anew with another --out"
-            ) from error
+    done, learner = _resumed(spec, robot, recipe, config, saved)
     _write_folder(out, recipe)
     logger, begun, kept = curve(out / "log", done), time.monotonic(), done
 
@@ -349,12 +342,34 @@ def remember(
 
     try:
         learner.learn(after)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, InputError):  # worlds that give NaN, say: nothing is lost by it
         write_checkpoint(out, learner.ppo.taken, learner.save)
         raise
     finally:
         logger.close()
     return learner.policy()
+
+
+def _resumed(
+    spec: PolicySpec, robot: Robot, recipe: Recipe, config: OverTrials, saved: Sequence[Path]
+) -> tuple[int, TrialLearner]:
+    """How many steps were taken, and the learner: new, or of the newest checkpoint that can be
+    read. Raises InputError where none can."""
+    reasons: list[str] = []
+    for folder in reversed(saved):
+        done = int(folder.name)
+        learner = _trial_learner(spec, robot, recipe, config, done)
+        try:
+            learner.load(folder)
+        except Exception as error:  # of zipfile, pickle or torch
+            reasons.append(f"{folder} cannot be read ({' '.join(str(error).split())})")
+        else:
+            if reasons:
+                log.warning("%s; going on from %s", "; ".join(reasons), folder)
+            return done, learner
+    if reasons:
+        raise InputError(f"{'; '.join(reasons)}; begin anew with another --out")
+    return 0, _trial_learner(spec, robot, recipe, config, 0)
 
 
 def _trial_learner(
@@ -365,8 +380,7 @@ def _trial_learner(
     both = [*mine, *(name for name in told if name not in mine)]
     seed = _seed_after(recipe.seed, done) if done else recipe.seed
     worlds = make_training_worlds(robot, replace(recipe, observe=both), seed)
-    if not isinstance(worlds, Worlds):
-        raise InputError(f"adapt: {robot.name} is a Gymnasium environment, which has no trials")
+    assert isinstance(worlds, Worlds)
     trials = TrialWorlds(worlds, episodes=config.trial, seed=seed)
     make = RecurrentActorCritic
     if isinstance(config, TaskInference):
@@ -404,8 +418,7 @@ def imitate(
             learning_rate=distill_.learning_rate, report=told,
         )  # fmt: skip
         return student
-    if not isinstance(worlds, Worlds):
-        raise InputError(f"adapt: {robot.name} is a Gymnasium environment, which has no trials")
+    assert isinstance(worlds, Worlds)
     ticks = max(1, round(config.seconds / robot.control_period))
     trials = TrialWorlds(worlds, episodes=config.trial, steps=ticks, seed=recipe.seed)
     Student(

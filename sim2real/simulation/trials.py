@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sim2real.simulation.terms import check_finite
 from sim2real.simulation.worlds import Worlds
 from sim2real.types import Array, InputError
 
@@ -59,11 +60,18 @@ class TrialWorlds:
         """(B, O), new robots."""
         self._left[:] = self.episodes
         self._taken[:] = self._rng.integers(self.steps, size=self.batch) if self.steps else 0
-        return self.worlds.reset()
+        obs = self.worlds.reset()
+        self._check(obs)
+        return obs
 
     def step(self, command: Array) -> TrialStep:
-        """After commands (B, A) in the actuators' unit."""
+        """After commands (B, A) in the actuators' unit.
+
+        Raises:
+            InputError: an observation or a reward is not finite.
+        """
         step = self.worlds.advance(command)
+        self._check(step.obs, step.reward)
         self._taken += 1
         cut = self._taken == self.steps
         done = step.terminated | step.truncated | cut
@@ -76,3 +84,6 @@ class TrialWorlds:
             obs = np.where(done[:, None], self.worlds.reset(done, xi=xi[done]), obs)
             self._left[over], self._taken[over] = self.episodes, 0
         return TrialStep(obs, step.reward, done, over)
+
+    def _check(self, obs: Array, reward: Array | None = None) -> None:
+        check_finite(self.worlds.robot.name, self.worlds.terms, obs, reward)

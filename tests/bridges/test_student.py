@@ -126,9 +126,22 @@ def test_a_recipe_trains_a_student_that_is_loaded_again(tmp_path):
     assert torch.equal(policy(obs, policy.initial(2))[0], again(obs, again.initial(2))[0])
 
 
+def test_a_teacher_that_carries_more_than_a_context_is_refused():
+    _, mine = specs()
+    teacher = Policy(mine, mlp([mine.network_size, 1]), Normalizer.identity(1))
+    student = Policy(mine, mlp([mine.network_size, 1]), Normalizer.identity(1))
+    trials: Any = ShownOnce(2, 0)
+    with pytest.raises(InputError, match="carries memory, last_action from step to step"):
+        Student(teacher, student, trials, None, steps=1)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        (
+            {"randomize": {"method": "adr", "low": 100.0, "high": 900.0}},
+            "randomize: adr widens what the teacher meets",
+        ),
         ({"randomize": "none"}, "with randomize: none all are alike"),
         ({"adapt": {"method": "memory", "trial": 0}}, "a trial has at least 1 episode"),
         ({"adapt": {"method": "memory", "seconds": 0.0}}, "seconds is 0.0; it must be above 0"),

@@ -113,11 +113,50 @@ def test_a_recipe_is_trained_and_resumed(tmp_path):
     assert facts["seed"] == 0
 
 
-def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path):
+def test_a_checkpoint_that_cannot_be_read_gives_way_to_the_one_before(tmp_path, caplog):
     train(RECIPE, out=tmp_path)
     (tmp_path / "checkpoints" / "000000000512" / "learner.pt").write_bytes(b"half")
-    with pytest.raises(InputError, match=r"000000000512 cannot be read .*remove it to go on"):
+    train({**RECIPE, "steps": 768}, out=tmp_path, resume=True)
+    assert "000000000512 cannot be read" in caplog.text
+    assert "going on from" in caplog.text
+    for folder in (tmp_path / "checkpoints").iterdir():
+        (folder / "learner.pt").write_bytes(b"half")
+    with pytest.raises(InputError, match="begin anew with another --out"):
         train({**RECIPE, "steps": 1024}, out=tmp_path, resume=True)
+
+
+def test_a_resumed_run_begins_with_the_statistics_of_the_run(tmp_path):
+    one = made()
+    for _ in range(3):
+        one.ppo.iterate()
+    one.save(tmp_path)
+    other = made(seed=1)
+    other.load(tmp_path)
+    seen, O = other.robots.obs_statistics, other.spec.obs_size
+    raw = other.robots.trials.worlds._observe()[:, :O]
+    standard = np.clip((raw - seen.mean[:O]) / seen.deviation[:O], -10, 10)
+    np.testing.assert_allclose(other.ppo._x[:, :O], standard, atol=1e-4)
+    assert not other.robots.returns  # of random actions
+    drawn = torch.randn(3)
+    one.load(tmp_path)
+    assert torch.equal(torch.randn(3), drawn)
+
+
+def test_worlds_that_give_nan_are_named_and_nothing_is_lost(tmp_path, monkeypatch):
+    advance = Worlds.advance
+    calls = [0]
+
+    def breaks(self, action):
+        step = advance(self, action)
+        calls[0] += 1
+        return step if calls[0] < 100 else step._replace(reward=step.reward * np.nan)
+
+    monkeypatch.setattr(Worlds, "advance", breaks)
+    with pytest.raises(InputError, match="hopper"):
+        train(RECIPE, out=tmp_path)
+    kept = max((tmp_path / "checkpoints").iterdir())
+    weights = torch.load(kept / "learner.pt", weights_only=True)["network"]
+    assert all(torch.isfinite(w).all() for w in weights.values())
 
 
 def test_settings_have_the_names_of_stable_baselines3():
@@ -126,7 +165,7 @@ def test_settings_have_the_names_of_stable_baselines3():
         settings={"n_steps": 32, "batch_size": 256, "n_epochs": 3, "gae_lambda": 0.9,
                   "clip_range": 0.1, "ent_coef": 0.0, "vf_coef": 1.0, "max_grad_norm": 1.0},
     )  # fmt: skip
-    assert settings_of(learner, 16) == PPOSettings(
+    assert settings_of(learner, 16, "memory") == PPOSettings(
         sequence=32, minibatches=2, epochs=3, gae_lambda=0.9, clip=0.1, entropy=0.0, value=1.0,
         max_grad_norm=1.0, learning_rate=1e-3, final_learning_rate=1e-4, gamma=0.98,
     )  # fmt: skip
@@ -137,6 +176,9 @@ def test_settings_have_the_names_of_stable_baselines3():
     [
         ({"learner": {"algorithm": "sac"}}, "memory learns by ppo; learner.algorithm is sac"),
         ({"learner": {"settings": {"target_kl": 0.1}}}, "target_kl: adapt: memory learns from"),
+        ({"learner": {"settings": {"batch_size": 0}}}, "batch_size is 0; it must be at least 1"),
+        ({"learner": {"settings": {"n_steps": 0}}}, "n_steps is 0; it must be at least 1"),
+        ({"learner": {"settings": {"gae_lambda": 1.5}}}, "at least 0 and at most 1"),
         (
             {"learner": {"settings": {"n_steps": 16, "batch_size": 40}}},
             "batch_size is 40; a batch is of whole sequences, 16 steps each",

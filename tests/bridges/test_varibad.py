@@ -72,7 +72,10 @@ def parameters(memory: Any) -> list[torch.Tensor]:
 def some_steps(T: int = 7, B: int = 3) -> Steps:
     begin = torch.zeros(T, B, dtype=torch.bool)
     begin[0, 0] = begin[3, 1] = begin[2, 2] = begin[6, 2] = True
-    return Steps(torch.randn(T, B, 6), torch.zeros(T, B, 0), begin, torch.randn(T, B))
+    x = torch.randn(T, B, 6)
+    x[..., -1] = 0.0
+    x[4, 0, -1] = x[5, 1, -1] = 1.0  # an episode begins inside a trial
+    return Steps(x, torch.zeros(T, B, 0), begin, torch.randn(T, B))
 
 
 def by_hand(made: Decoding, mean: Tensor, steps: Steps, past_only: bool = False) -> float:
@@ -89,7 +92,9 @@ def by_hand(made: Decoding, mean: Tensor, steps: Steps, past_only: bool = False)
                 obs, after = steps.x[k, b, :3], steps.x[k + 1, b, :3]
                 given = torch.cat([obs, steps.x[k + 1, b, 3:5], mean[t, b]])
                 out = made.decoder(given)
-                error = (out[:3] - after).square().sum() + (out[3] - steps.reward[k, b]).square()
+                led = steps.x[k + 1, b, -1] < 0.5  # else what is seen is the next episode's begin
+                error = led * (out[:3] - after).square().sum()
+                error = error + (out[3] - steps.reward[k, b]).square()
                 errors.append(0.5 * float(error))
     return float(np.mean(errors))
 

@@ -49,7 +49,7 @@ class Decoding(BeliefActorCritic):
     """Believes what tells the observations, the first `observed` values of x, and rewards.
 
     Args:
-        observed: O.
+        observed: O; the last value of x says whether an episode begins.
         decoder: widths of the hidden layers of p.
         encoded, decoded: steps of every world at which m is drawn, and those that it is held
             against, drawn anew in every update; None: all of them.
@@ -100,8 +100,11 @@ class Decoding(BeliefActorCritic):
         given = [before[None].expand(len(t), -1, -1, -1), told[:, None].expand(-1, len(k), -1, -1)]
         missed = (self.decoder(torch.cat(given, dim=-1)) - after).square()  # (t, k, B, O + 1)
         of_obs, of_reward = self.weights
-        each = 0.5 * (of_obs * missed[..., :O].sum(dim=-1) + of_reward * missed[..., O])
-        # what comes after the last step of a trial is another robot's
+        # what is seen after the last step of an episode is the next one's begin, which no step
+        # led to; after that of a trial it is another robot's
+        led = _at(steps.x[1:, :, -1:], k)[..., 0] < 0.5
+        seen = of_obs * missed[..., :O].sum(dim=-1)
+        each = 0.5 * (seen * led[None] + of_reward * missed[..., O])
         of_trial = torch.where(steps.begin[1:], -1, trial[:-1])
         same = trial.gather(0, t)[:, None] == of_trial.gather(0, k)[None]
         return (each * same).sum() / same.sum().clamp(min=1)

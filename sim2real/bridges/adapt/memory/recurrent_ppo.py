@@ -122,10 +122,13 @@ class RecurrentPPO:
         self.steps, self.taken = steps, 0
         self.generator = torch.Generator().manual_seed(seed)
         self.optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate, eps=1e-5)
-        obs = trials.begin()
-        self._x, self._s = told.first(obs), told.critic(obs)
-        self._z = network.initial(trials.batch)
-        self._begin = np.ones(trials.batch, bool)
+        self.begin()
+
+    def begin(self) -> None:
+        """New trials in all worlds."""
+        obs, B = self.trials.begin(), self.trials.batch
+        self._x, self._s = self.told.first(obs), self.told.critic(obs)
+        self._z, self._begin = self.network.initial(B), np.ones(B, bool)
 
     def learn(self, report: progress.Report = progress.silent) -> None:
         """Until `steps` are taken."""

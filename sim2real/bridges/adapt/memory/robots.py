@@ -59,6 +59,7 @@ class RobotTrials:
         for _ in range(WATCHED):
             self.step(rng.uniform(-1.0, 1.0, (self.batch, self.actions.size)))
         self.settle()
+        self.returns.clear()
         return self.begin()
 
     def step(self, action: Array) -> Outcome:
@@ -92,6 +93,8 @@ WATCHED = 50
 """Steps of random actions, before anything is learned."""
 DISCOUNT = 0.99
 """Of the sums by whose size rewards are scaled."""
+LEAST = 1e-8
+"""Variance that is added: what hardly varied in training must not count a thousandfold later."""
 FARTHEST = 10.0
 """Deviations that are seen at most."""
 
@@ -114,7 +117,7 @@ class Running:
     def settle(self) -> None:
         """From now on what was added counts."""
         if self.count > 1:
-            self.mean, self.deviation = self._all.mean.copy(), np.sqrt(self._all.var) + 1e-6
+            self.mean, self.deviation = self._all.mean.copy(), np.sqrt(self._all.var + LEAST)
 
     def state(self) -> dict[str, Array | float]:
         """All of it, for `restore`."""

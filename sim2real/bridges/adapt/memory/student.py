@@ -70,7 +70,7 @@ class Student:
         steps: control steps over all worlds.
 
     Raises:
-        InputError: the student has no memory.
+        InputError: the student has no memory, or the teacher carries more than a context.
     """
 
     def __init__(
@@ -80,6 +80,11 @@ class Student:
         if student.memory is None:
             raise InputError(
                 f"policy '{student.spec.name}' has no memory to be taught; adapt: memory gives one"
+            )
+        if not set(teacher.z_names) <= {"context"}:
+            raise InputError(
+                f"policy '{teacher.spec.name}' carries {', '.join(teacher.z_names)} from step to "
+                "step; a teacher sees what it needs at once (history: 1, no memory)"
             )
         self.teacher, self.student, self.trials, self.encode = teacher, student, trials, encode
         self._memory, B = student.memory, trials.batch
@@ -100,7 +105,7 @@ class Student:
         self._begin, self._reset = torch.ones(B, dtype=torch.bool), torch.ones(B, 1)
         size = len(self._hidden) + (0 if self._context is None else self._context.shape[1])
         torch.manual_seed(seed)
-        self._head = nn.Linear(self._memory.spec.hidden, size)
+        self._head = nn.Linear(self._memory.spec.hidden, size) if size else nn.Sequential()
         self._unit: tuple[Tensor, Tensor] | None = None
         self._taught = [*student.network.parameters(), *student.memory.parameters()]
         self._parameters = [*self._taught, *self._head.parameters()]
@@ -186,7 +191,7 @@ class Student:
         seen = first.features.flatten(0, 1).double()
         self.student.normalizer = Normalizer(seen.mean(0).numpy(), seen.var(0).numpy() + 1e-6)
         latent = first.latent.flatten(0, 1)
-        self._unit = latent.mean(0), latent.std(0) + 1e-3
+        self._unit = latent.mean(0), latent.std(0, correction=0) + 1e-3
 
     def _latent(self, obs: Tensor) -> Tensor:
         """(B, L) what the teacher is told beyond the student."""

@@ -36,24 +36,37 @@ NAMES = {
 CHECKPOINT = "learner.pt"
 
 
-def settings_of(learner: Learner, worlds: int) -> PPOSettings:
-    """What a recipe says of PPO, for whole sequences of B worlds.
+LEAST = {
+    "n_steps": 1, "batch_size": 1, "n_epochs": 1, "gae_lambda": 0.0, "clip_range": 0.0,
+    "ent_coef": 0.0, "vf_coef": 0.0, "max_grad_norm": 0.0,
+}  # fmt: skip
+
+
+def settings_of(learner: Learner, worlds: int, method: str) -> PPOSettings:
+    """What a recipe says of PPO, for whole sequences of B worlds, by its `adapt.method`.
 
     Raises:
         InputError: an algorithm that is not PPO, a setting that whole sequences do not have, or a
             batch that is not of whole sequences.
     """
     if learner.algorithm != "ppo":
-        raise InputError(f"adapt: memory learns by ppo; learner.algorithm is {learner.algorithm}")
+        raise InputError(f"adapt: {method} learns by ppo; learner.algorithm is {learner.algorithm}")
     made: dict[str, Any] = {}
     for name, value in learner.settings.items():
         if name not in NAMES:
             raise InputError(
-                f"learner.settings.{name}: adapt: memory learns from whole sequences, whose "
+                f"learner.settings.{name}: adapt: {method} learns from whole sequences, whose "
                 f"settings are {', '.join(NAMES)}{nearest(name, NAMES)}"
             )
+        if value < LEAST[name] or (name == "gae_lambda" and value > 1):
+            most = " and at most 1" if name == "gae_lambda" else ""
+            raise InputError(
+                f"learner.settings.{name} is {value}; it must be at least {LEAST[name]:g}{most}"
+            )
         made[NAMES[name]] = value
-    if "minibatches" in made:
+    if "minibatches" not in made:
+        made["minibatches"] = min(PPOSettings.minibatches, worlds)
+    else:
         sequence, batch = made.get("sequence", PPOSettings.sequence), made["minibatches"]
         if batch % sequence or (sequence * worlds) % batch:
             raise InputError(
@@ -63,7 +76,12 @@ def settings_of(learner: Learner, worlds: int) -> PPOSettings:
         made["minibatches"] = sequence * worlds // batch
     return PPOSettings(
         learning_rate=learner.learning_rate, gamma=learner.gamma,
-        final_learning_rate=learner.final_learning_rate, **made,
+        final_learning_rate=(
+            learner.learning_rate
+            if learner.final_learning_rate is None
+            else learner.final_learning_rate
+        ),
+        **made,
     )  # fmt: skip
 
 
@@ -91,7 +109,7 @@ class TrialLearner:
             self._memory, self.robots.actions, critic=self.robots.critic_size,
             network=learner.network, activation=learner.activation, log_std=learner.log_std_init,
         )  # fmt: skip
-        settings = settings_of(learner, trials.batch)
+        settings = settings_of(learner, trials.batch, "memory")
         self.ppo = RecurrentPPO(self.network, self.robots, told, settings, steps=steps, seed=seed)
 
     def learn(self, after: Callable[[int, Figures], None]) -> None:
@@ -119,7 +137,7 @@ class TrialLearner:
             {
                 "network": self.network.state_dict(), "taken": self.ppo.taken,
                 "optimizer": self.ppo.optimizer.state_dict(),
-                "generator": self.ppo.generator.get_state(),
+                "generator": self.ppo.generator.get_state(), "torch": torch.get_rng_state(),
                 "obs": _numbers(self.robots.obs_statistics.state()),
                 "returns": _numbers(self.robots.return_statistics.state()),
             },
@@ -135,6 +153,8 @@ class TrialLearner:
         self.ppo.taken = kept["taken"]
         self.robots.obs_statistics.restore(_arrays(kept["obs"]))
         self.robots.return_statistics.restore(_arrays(kept["returns"]))
+        self.ppo.begin()
+        torch.set_rng_state(kept["torch"])
 
 
 def _numbers(state: Mapping[str, Any]) -> dict[str, Any]:
