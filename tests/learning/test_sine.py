@@ -130,6 +130,12 @@ def train_reptile(iterations: int, steps: int) -> list[float]:
     return errors(params, tanh, 0.02, 10)
 
 
+def say(name: str, found: list[float], **controls: list[float]) -> None:
+    """The errors after 0, 1, ... steps, of the method and of its control arms."""
+    for who, errors in {name: found, **controls}.items():
+        print(f"{who}: {', '.join(f'{e:.3f}' for e in errors)}")
+
+
 @pytest.fixture(scope="module")
 def joint() -> list[float]:
     """No inner step, the control of MAML and of its first-order form."""
@@ -138,6 +144,7 @@ def joint() -> list[float]:
 
 def test_maml(joint):
     found = train_maml(15_000)
+    say("MAML", found, joint=joint)
     assert BEST_WITHOUT_ADAPTING - 0.3 < found[0] < 3.4  # less three standard errors: no leak
     assert found[1] < 1.2
     assert found[10] < 0.6
@@ -146,18 +153,21 @@ def test_maml(joint):
 
 def test_first_order_maml(joint):
     found = train_maml(15_000, first_order=True)
+    say("first-order MAML", found, joint=joint)
     assert 2.7 < found[0] < 3.4
     assert found[1] < joint[1] / 2
 
 
 def test_meta_sgd():
     found, fixed = train_meta_sgd(5_000), train_meta_sgd(5_000, learned=False)
+    say("Meta-SGD", found, rates_fixed=fixed)
     assert found[1] < 0.7
     assert found[1] < 0.75 * fixed[1]  # which is MAML
 
 
 def test_reptile():
     found, one = train_reptile(10_000, 5), train_reptile(10_000, 1)
+    say("Reptile", found, one_step=one)
     assert 2.7 < found[0] < 3.4
     assert found[10] < 0.35
     assert one[10] > 2 * found[10]  # with a single step it is joint training
