@@ -169,11 +169,7 @@ def play(policy: Policy, worlds: AnyWorlds, obs: Array, context: Array | None) -
     xi = worlds.xi.copy()
     figures = {figure: np.zeros(B) for figure in worlds.robot.figures}
     running = np.ones(B, bool)
-    z = list(policy.initial(B))
-    if context is not None:
-        index = policy.z_names.index("context")
-        z[index] = torch.tensor(np.broadcast_to(context, z[index].shape), dtype=torch.float32)
-    state, reset = tuple(z), torch.ones(B, 1)
+    state, reset = policy.told(policy.initial(B), context), torch.ones(B, 1)
     with torch.no_grad():
         while running.any():
             command, state = policy(torch.as_tensor(obs, dtype=torch.float32), state, reset)

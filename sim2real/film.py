@@ -52,10 +52,7 @@ def film(
     obs = worlds.reset()
     model = copy.copy(worlds.model)
     worlds.space.write(model, worlds.xi[0])
-    z = list(policy.initial(1))
-    if context is not None:
-        z[policy.z_names.index("context")] = torch.tensor(context[None], dtype=torch.float32)
-    state, reset = tuple(z), torch.ones(1, 1)
+    state, reset = policy.told(policy.initial(1), context), torch.ones(1, 1)
     frames, returns, total = list[Array](), list[float](), 0.0
     ended: float | None = None
     period = worlds.control_period

@@ -12,7 +12,7 @@ import torch
 
 from sim2real.evaluate import Interval, Told, bootstrap, observation_names, policy_of, tell
 from sim2real.make import check_gap, check_whole, load_robot, physics
-from sim2real.policy.policy import Policy, State
+from sim2real.policy.policy import Policy, renewed
 from sim2real.simulation.gap import Gap
 from sim2real.simulation.make import AnyWorlds, make_worlds
 from sim2real.simulation.robot import Robot
@@ -117,7 +117,7 @@ def _played(
     check_finite(name, terms, obs)
     returns, ticks, falls = np.zeros((R, E)), np.zeros((R, E), int), np.zeros((R, E), bool)
     figures = {figure: np.zeros((R, E)) for figure in worlds.robot.figures}
-    first = _first(policy, R, context)
+    first = policy.told(policy.initial(R), context)
     z, reset = first, torch.ones(R, 1)
     row, at = np.arange(R), np.zeros(R, int)
     while (running := at < E).any():
@@ -137,22 +137,6 @@ def _played(
             obs = np.where(done[:, None], worlds.reset(done, xi=worlds.xi[done]), obs)
             at += done
             if forget:
-                z = _where(torch.as_tensor(done), first, z)
+                z = renewed(torch.as_tensor(done), first, z)
     means = {figure: total / ticks for figure, total in figures.items()}
     return returns, ticks * worlds.control_period, falls, means
-
-
-def _first(policy: Policy, robots: int, context: Array | None) -> State:
-    """z of new robots, told (R, K) of ξ."""
-    z = list(policy.initial(robots))
-    if context is not None:
-        at = policy.z_names.index("context")
-        z[at] = torch.tensor(np.broadcast_to(context, z[at].shape), dtype=torch.float32)
-    return tuple(z)
-
-
-def _where(some: torch.Tensor, new: State, old: State) -> State:
-    """z (B, ...), new where `some` (B,)."""
-    return tuple(
-        torch.where(some.view(-1, *[1] * (o.ndim - 1)), n, o) for n, o in zip(new, old, strict=True)
-    )

@@ -62,12 +62,12 @@ def distill(
     gathered = 0
     obs = worlds.reset()
     context = None if encode is None else encode(worlds.xi, rng)
-    state, reset = _told(student, B, context), torch.ones(B, 1)
+    state, reset = student.told(student.initial(B), context), torch.ones(B, 1)
     for number in range(rounds):
         follow = max(0.0, 1 - number / (SHARE * rounds))  # chance that the teacher acts
         for _ in range(ROLLOUT):
             with torch.no_grad():
-                said, _ = teacher(_tensor(obs[:, O:]), _told(teacher, B, context))
+                said, _ = teacher(_tensor(obs[:, O:]), teacher.told(teacher.initial(B), context))
                 seen, _ = student.features(_tensor(obs[:, :O]), state, reset)
                 own, state = student(_tensor(obs[:, :O]), state, reset)
                 features[gathered : gathered + B] = seen
@@ -81,7 +81,7 @@ def distill(
             if encode is not None and context is not None and done.any():
                 context = context.copy()
                 context[done] = encode(worlds.xi[done], rng)
-                state = _with_context(student, state, context)
+                state = student.told(state, context)
         if number == 0:  # the teacher has acted: what the student will see has this size
             first = features[:gathered].double()
             student.normalizer = Normalizer(first.mean(0).numpy(), first.var(0).numpy() + 1e-6)
@@ -106,19 +106,6 @@ def _fit(
         optimizer.step()
         total += float(loss.detach())
     return (total / UPDATES) ** 0.5
-
-
-def _told(policy: Policy, B: int, context: Array | None) -> tuple[Tensor, ...]:
-    return _with_context(policy, policy.initial(B), context)
-
-
-def _with_context(
-    policy: Policy, z: tuple[Tensor, ...], context: Array | None
-) -> tuple[Tensor, ...]:
-    if context is None or "context" not in policy.z_names:
-        return z
-    at = policy.z_names.index("context")
-    return (*z[:at], _tensor(context), *z[at + 1 :])
 
 
 def _tensor(x: Array) -> Tensor:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
@@ -16,7 +17,7 @@ from sim2real.policy.memory import Memory
 from sim2real.policy.networks import layout, mlp
 from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.spec import PolicySpec
-from sim2real.types import InputError
+from sim2real.types import Array, InputError
 
 SCHEMA = 1
 WEIGHTS, DESCRIPTION = "policy.pt", "policy.json"
@@ -154,10 +155,21 @@ class Policy(nn.Module):
 
     def acted(self, z: State, raw: Tensor) -> State:
         """z after a raw action (B, A): what the memory is told of it next."""
-        if self.memory is None:
+        return self._with(z, "last_action", raw.clamp(-1.0, 1.0))
+
+    def told(self, z: State, context: Array | None) -> State:
+        """z of a policy that is told ξ, (K,) or (B, K); as it is where there is nothing to tell or
+        the policy has no context."""
+        if context is None or "context" not in self.z_names:
             return z
-        at = self.z_names.index("last_action")
-        return (*z[:at], raw.clamp(-1.0, 1.0), *z[at + 1 :])
+        old = z[self.z_names.index("context")]
+        new = torch.tensor(np.broadcast_to(context, old.shape), dtype=torch.float32)
+        return self._with(z, "context", new)
+
+    def _with(self, z: State, name: str, value: Tensor) -> State:
+        """z with another value of a part, where the policy has that."""
+        names = self.z_names
+        return tuple(value if n == name else old for n, old in zip(names, z, strict=True))
 
     def distribution(
         self, obs: Tensor, z: State, reset: Tensor | None = None
@@ -285,6 +297,13 @@ class Policy(nn.Module):
                 f"{path}: the weights do not fit the description; save the policy again"
             ) from error
         return policy.eval()
+
+
+def renewed(some: Tensor, new: State, old: State) -> State:
+    """z (B, ...), new where `some` (B,) bool."""
+    return tuple(
+        torch.where(some.view(-1, *[1] * (o.ndim - 1)), n, o) for n, o in zip(new, old, strict=True)
+    )
 
 
 load = Policy.load

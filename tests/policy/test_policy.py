@@ -272,3 +272,14 @@ def test_an_estimator_of_another_size_is_refused():
         Policy(spec, build(spec).network, build(spec).normalizer, None, Estimator.blank([4, 4]))
     with pytest.raises(InputError, match=r"takes and gives the same terms, not 3 and 2"):
         Estimator(Normalizer.identity(3), mlp([3, 2], "relu"), np.zeros(2), np.ones(2))
+
+
+def test_a_policy_is_told_a_context_and_one_without_keeps_its_state():
+    policy, plain = build(SPEC), build(replace(SPEC, context=()))
+    z = policy.told(policy.initial(2), np.array([1.5, 3.0]))
+    assert z[1].tolist() == [[1.5, 3.0]] * 2
+    z = policy.told(z, np.array([[0.5, 1.0], [2.0, 9.0]]))
+    assert z[1].tolist() == [[0.5, 1.0], [2.0, 9.0]]
+    assert policy.told(z, None) is z
+    bare = plain.initial(2)
+    assert plain.told(bare, np.array([1.5, 3.0])) is bare

@@ -123,7 +123,8 @@ class Pearl(nn.Module):
         """(N, L) mean and logarithm of the variance; without a transition those of the prior."""
         N, n = context.reward.shape
         if not n:
-            return tuple(context.obs.new_zeros(N, self.settings.latent) for _ in range(2))  # type: ignore[return-value]
+            prior = context.obs.new_zeros(N, self.settings.latent)
+            return prior, prior
         reward = [context.reward[..., None]] if self.settings.reward else []
         parts = [context.obs, context.action, *reward, context.next_obs]
         mean, log_var = self.encoder(torch.cat(parts, dim=-1)).chunk(2, dim=-1)

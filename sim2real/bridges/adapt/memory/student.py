@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from sim2real import progress
 from sim2real.learning.vec_env import Encode
 from sim2real.policy.normalizer import Normalizer
-from sim2real.policy.policy import Policy
+from sim2real.policy.policy import Policy, renewed
 from sim2real.simulation.trials import TrialWorlds
 from sim2real.types import Array, InputError
 
@@ -139,7 +139,8 @@ class Student:
         for _ in range(SEQUENCE):
             self._z = self._cleared()
             obs = _tensor(self._obs)
-            said, _ = self.teacher(obs[:, O:], self._told())
+            before = self.teacher.told(self.teacher.initial(len(obs)), self._context)
+            said, _ = self.teacher(obs[:, O:], before)
             raw_said = (said - self._offset) / self._scale
             features, _ = student.features(obs[:, :O], self._z, self._reset)
             last = self._z[at("last_action")]
@@ -198,21 +199,9 @@ class Student:
         hidden = obs[:, self.student.spec.obs_size + self._hidden]
         return hidden if self._context is None else torch.cat([hidden, _tensor(self._context)], 1)
 
-    def _told(self) -> tuple[Tensor, ...]:
-        """z of the teacher."""
-        z = self.teacher.initial(self.trials.batch)
-        if self._context is None or "context" not in self.teacher.z_names:
-            return z
-        at = self.teacher.z_names.index("context")
-        return (*z[:at], _tensor(self._context), *z[at + 1 :])
-
     def _cleared(self) -> tuple[Tensor, ...]:
         """z of the student, new where a trial begins."""
-        new = self.student.initial(self.trials.batch)
-        return tuple(
-            torch.where(self._begin.view(-1, *[1] * (old.ndim - 1)), fresh, old)
-            for old, fresh in zip(self._z, new, strict=True)
-        )
+        return renewed(self._begin, self.student.initial(self.trials.batch), self._z)
 
     def _at(self, part: str) -> int:
         return self.student.z_names.index(part)
