@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim2real import progress
+from sim2real.identification.axes import Axes
 from sim2real.identification.held_out import FOLDS, evidence, windows_of
 from sim2real.identification.linearization import (
     Information,
@@ -85,26 +86,25 @@ def fit(
 
     Warns, in the log of the program, of a sensor that seems dead.
     """
-    space = robot.space
     tracker = checked(robot, episodes)
     rng = np.random.default_rng(seed)
-    low, high = np.array(space.low, float), np.array(space.high, float)
-    spread = np.diag(np.where(high > low, (high - low) ** 2 / 12, 1e-18))
-    box = Normal((low + high) / 2, spread)
+    axes = axes_of(robot)
+    low, high = axes.low, axes.high
     before = nothing(len(low)) if prior is None else revealed(prior, robot)
-    known = before.with_prior(box)
+    known = before.with_prior(axes.flat)
     first = follower(robot, part(episodes, tracker.T))
     if first.columns != tracker.columns:
         first = tracker
-    search = _Search(candidates, box, known, rng, report)
-    nominal, quarter = np.array(space.nominal, float), (high - low) / 4
+    search = _Search(candidates, axes, known, rng, report)
+    quarter = (high - low) / 4
+    nominal = axes.to(np.clip(robot.space.nominal, axes.xi_low, axes.xi_high))
     begin = np.clip(nominal, low + quarter, high - quarter) if prior is None else known.mean
     begin = Normal(np.clip(begin, low, high), known.covariance)
     at = _At(begin, Supposed(FIRST_DRIFT, first.noise), None, 0)
     rough = search.descended(first, at, rounds - LAST)
     found = search.descended(tracker, rough.at, rounds)
     report(rounds, {})
-    return _posterior(tracker, found, box, before, rng)
+    return _posterior(tracker, found, axes, before, rng)
 
 
 class _At(NamedTuple):
@@ -176,8 +176,7 @@ class _Search(NamedTuple):
     """Linearisations one after another."""
 
     candidates: int
-    box: Normal
-    """The ranges."""
+    axes: Axes
     prior: Normal
     rng: np.random.Generator
     report: progress.Report
@@ -194,7 +193,7 @@ class _Search(NamedTuple):
         least, shown = LEAST_DRIFT, True
         while now.at.round < rounds:
             still = now is not before and not now.rose(before)
-            at, drift = now.at, now.drift
+            since, at, drift = now, now.at, now.drift
             if now is best or now.better(best):
                 best, drift = now, max(least, TRIED * drift)
             elif now.settled and now.as_good(best):
@@ -203,30 +202,31 @@ class _Search(NamedTuple):
             elif drift < best.drift or now.worse(best):
                 least, shown = best.drift, False
                 at, drift = best.at._replace(round=at.round), best.drift
+                since = best
             if still and drift == now.drift and now.settled and not now.worse(best):
                 break
             supposed = at.supposed._replace(drift=drift)
             noise = at.shown if shown else None
-            before, now = now, self.stepped(tracker, at._replace(supposed=supposed, shown=noise))
+            before, now = since, self.stepped(tracker, at._replace(supposed=supposed, shown=noise))
         if now.better(best) or (now.settled and now.as_good(best)):
             return now
         return best._replace(at=best.at._replace(round=now.at.round))
 
     def stepped(self, tracker: Tracker, at: _At) -> _Found:
         """Once more, from candidates around where one is."""
-        low, high = np.array(tracker.robot.space.low), np.array(tracker.robot.space.high)
+        low, high = self.axes.low, self.axes.high
         free, belief, supposed = high > low, at.belief, at.supposed
         tried = [supposed]
         if at.shown is not None and not np.allclose(at.shown, supposed.noise, rtol=ALIKE):
             tried.append(supposed._replace(noise=at.shown))
-        tracks = tracker.follow(belief.mean, tried)
+        tracks = tracker.follow(self.axes.back(belief.mean), tried)
         track = max(tracks, key=lambda t: t.log_likelihood)
         self.report(at.round + 1, {"drift": track.supposed.drift})
         pairs = design(belief, low, high, self.candidates, self.rng)
-        surprise = tracker.surprise(pairs.xi, track)  # (N, E, T, D)
+        surprise = tracker.surprise(self.axes.back(pairs.xi), track)  # (N, E, T, D)
         there = np.asarray(np.isfinite(surprise).all(axis=0))
         line = regressed(pairs, surprise[:, there], self.rng)
-        now, alone = (conditioned(line, prior) for prior in (self.prior, self.box))
+        now, alone = (conditioned(line, prior) for prior in (self.prior, self.axes.flat))
         mean = densest(now, low, high)
         deviation, before = (np.sqrt(np.diag(x.covariance)) for x in (now, belief))
         wide = np.clip(WIDE, SHRINK * before / deviation, GROW * before / deviation)
@@ -240,16 +240,15 @@ class _Search(NamedTuple):
 
 
 def _posterior(
-    tracker: Tracker, found: _Found, box: Normal, before: Information, rng: np.random.Generator
+    tracker: Tracker, found: _Found, axes: Axes, before: Information, rng: np.random.Generator
 ) -> Posterior:
     line, track, there = found.line, found.track, found.there
     robot, space = tracker.robot, tracker.robot.space
-    low, high = np.array(space.low, float), np.array(space.high, float)
     windows = windows_of(tracker, there)
-    prior = before.with_prior(box)
+    box, prior = axes.flat, before.with_prior(axes.flat)
     said = robust(line, box, windows.number).plus(before)
-    mean = densest(said.with_prior(box), low, high)
-    xi = within(said, box, low, high, SAMPLES, rng)
+    mean = axes.back(densest(said.with_prior(box), axes.low, axes.high))
+    xi = axes.back(within(said.plus(axes.tilt), box, axes.low, axes.high, SAMPLES, rng))
     xi = rounded(robot, xi, rng)
     unseen = np.zeros(len(windows.number))
     for fold in range(FOLDS):
@@ -260,13 +259,18 @@ def _posterior(
     seen = evidence(windows.sums(unseen, track), windows.sums(surprise[1][there], track))
     return Posterior(
         env=robot.name, names=tuple(space.names), units=tuple(space.units), samples=xi,
-        weights=np.full(len(xi), 1.0 / len(xi)), low=low, high=high,
+        weights=np.full(len(xi), 1.0 / len(xi)), low=axes.xi_low, high=axes.xi_high,
         prior_std=np.array(space.prior().std(), float),
         log_likelihood=seen.identified, log_likelihood_nominal=seen.nominal,
         gain_error=seen.error, windows=windows.size,
         residual=tracker.residual(surprise[0], track),
-        noise=tracker.by_term(track.supposed.noise), drift=track.supposed.drift,
+        noise=tracker.by_term(track.supposed.noise), drift=track.supposed.drift, said=said,
     )  # fmt: skip
+
+
+def axes_of(robot: Robot) -> Axes:
+    """Those of the ranges of its ξ."""
+    return Axes.of(np.array(robot.space.low, float), np.array(robot.space.high, float))
 
 
 def nothing(K: int) -> Information:
@@ -275,25 +279,32 @@ def nothing(K: int) -> Information:
 
 
 def revealed(posterior: Posterior, robot: Robot) -> Information:
-    """What the logs of a posterior said, over the ranges that were searched then; nothing of what
-    was fixed then. Raises InputError where it is of another robot or of other parameters."""
+    """What the logs of a posterior said, on the axes of the robot; nothing of what was fixed then.
+    Raises InputError where it is of another robot or of other parameters."""
     names = tuple(robot.space.names)
     if posterior.env != robot.name or posterior.names != names:
         raise InputError(
             f"the prior is of {posterior.env} with {', '.join(posterior.names)}; the robot is "
             f"{robot.name} with {', '.join(names)}"
         )
-    said = nothing(len(names))
-    free = np.flatnonzero(posterior.high > posterior.low)
-    if not len(free):
-        return said
-    low, high = posterior.low[free], posterior.high[free]
-    box = Normal((low + high) / 2, np.diag((high - low) ** 2 / 12))
-    covariance = posterior.covariance[np.ix_(free, free)] + 1e-9 * box.covariance
-    alone = told(Normal(posterior.mean[free], covariance), box)
+    was, said = Axes.of(posterior.low, posterior.high), nothing(len(names))
+    axes, free = axes_of(robot), np.flatnonzero(posterior.high > posterior.low)
+    if posterior.said is not None and np.array_equal(was.log[free], axes.log[free]):
+        alone = posterior.said.part(free)
+    else:
+        alone = _guessed(posterior, was._replace(log=was.log & axes.log)).part(free)
     said.center[free], said.pull[free] = alone.center, alone.pull
     said.precision[np.ix_(free, free)] = alone.precision
     return said
+
+
+def _guessed(posterior: Posterior, axes: Axes) -> Information:
+    """What logs said, by what they left of the ranges: of the sides of the ranges, draws know too,
+    so where these cut what is known off, it is taken for told."""
+    x, w = axes.to(posterior.samples), posterior.weights
+    mean = w @ x
+    covariance = ((x - mean) * w[:, None]).T @ (x - mean) + 1e-9 * axes.flat.covariance
+    return told(Normal(mean, covariance), axes.flat)
 
 
 def rounded(robot: MjcfRobot, xi: Array, rng: np.random.Generator) -> Array:

@@ -218,6 +218,11 @@ class Information(NamedTuple):
     pull: Array
     """(K,) g"""
 
+    def part(self, some: Array) -> Information:
+        """Of some parameters (F,), the others where `center` is."""
+        square = np.ix_(some, some)
+        return Information(self.center[some], self.precision[square], self.pull[some])
+
     def plus(self, other: Information) -> Information:
         """What two logs say together."""
         pull = other.pull + other.precision @ (other.center - self.center)
@@ -317,8 +322,9 @@ def within(
 
 SWEEPS = 40
 """Of all lines."""
-FLAT = 1e-6
-"""Precision, in units of the range, below which nothing is known."""
+FLAT = 1e-3
+"""Precision, in units of the range, below which the log-density has no curvature: that of a range
+is 12."""
 
 
 def _along(u: Array, line: Array, precision: Array, pull: Array, rng: np.random.Generator) -> Array:
@@ -328,13 +334,20 @@ def _along(u: Array, line: Array, precision: Array, pull: Array, rng: np.random.
     first, last = ends.min(axis=0).max(axis=1), ends.max(axis=0).min(axis=1)
     last = np.maximum(last, first)
     own = line @ precision @ line
+    slope = (pull - u @ precision) @ line
     if own * np.square(last - first).max() < FLAT:
-        t = first + (last - first) * rng.random(len(u))
+        t = first + (last - first) * _sloped(slope * (last - first), rng)
     else:
-        std = own**-0.5
-        mean = (pull - u @ precision) @ line / own
+        mean, std = slope / own, own**-0.5
         t = mean + std * _cut((first - mean) / std, (last - mean) / std, rng)
     return np.clip(u + t[:, None] * line, 0.0, 1.0)
+
+
+def _sloped(slope: Array, rng: np.random.Generator) -> Array:
+    """(n,) draws between 0 and 1 of densities whose logarithm rises by so much."""
+    p, fall = rng.random(len(slope)), -np.maximum(np.abs(slope), 1e-9)
+    share = np.log1p(p * np.expm1(fall)) / fall
+    return np.where(slope > 0, 1 - share, share)
 
 
 def _cut(low: Array, high: Array, rng: np.random.Generator) -> Array:

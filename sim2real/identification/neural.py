@@ -108,7 +108,7 @@ def neural(
     samples = fit.rounded(tracker.robot, samples, rng)
     found = replace(
         begun, samples=samples, weights=np.full(len(drawn), 1.0 / len(drawn)),
-        calibration=calibration,
+        calibration=calibration, said=None,
     )  # fmt: skip
     last = tracker.surprise(found.mean[None], track)[0]
     return replace(found, residual=tracker.residual(last, track))

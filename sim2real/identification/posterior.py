@@ -12,6 +12,7 @@ import numpy as np
 
 from sim2real.dynamics.distribution import Distribution, Empirical
 from sim2real.dynamics.parameter import ParameterSpace
+from sim2real.identification.linearization import Information
 from sim2real.types import Array, InputError
 
 INFORMED = 0.5
@@ -64,6 +65,9 @@ class Posterior:
 
     calibration: float = float("nan")
     """p-value of uniform ranks on simulated robots (`neural.py`); NaN where nothing was learned."""
+    said: Information | None = None
+    """What the logs said, on the axes of the ranges (`axes.py`), without what these say; None where
+    the method does not tell it from the draws."""
 
     @property
     def mean(self) -> Array:
@@ -111,9 +115,9 @@ class Posterior:
         """Writes JSON, whole or not at all."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        plain = {
-            k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in self.__dict__.items()
-        }
+        plain = {k: _plain(v) for k, v in self.__dict__.items()}
+        if self.said is not None:
+            plain["said"] = {k: _plain(v) for k, v in self.said._asdict().items()}
         new = path.with_name(path.name + ".new")
         new.write_text(json.dumps(plain) + "\n")
         os.replace(new, path)
@@ -130,9 +134,15 @@ class Posterior:
                 plain[key] = np.asarray(plain.get(key), float)
             for key in ("names", "units"):
                 plain[key] = tuple(plain.get(key, ()))
+            if (said := plain.get("said")) is not None:
+                plain["said"] = Information(**{k: np.asarray(v, float) for k, v in said.items()})
             return Posterior(**plain)
         except (ValueError, TypeError) as error:
             raise InputError(f"{path}: not a posterior ({error})") from None
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def at_the_edge(posterior: Posterior, space: ParameterSpace) -> list[str]:

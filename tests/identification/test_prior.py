@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sim2real.identification.fit import fit, revealed
+from sim2real.identification.fit import axes_of, fit, revealed
 from sim2real.identification.identify import explain, identify, restricted
-from sim2real.identification.linearization import Information, Normal, told
+from sim2real.identification.linearization import Information, Normal, told, within
+from sim2real.identification.posterior import Posterior
 from sim2real.simulation.robot import Robot
 from sim2real.types import InputError
 
@@ -68,7 +69,8 @@ def test_a_wrong_prior_is_believed(posteriors, pendulum_logs):
     first, _, both = posteriors
     shift = np.zeros(len(first.names))
     shift[STRENGTH] = 4 * first.std[STRENGTH]
-    wrong = replace(first, samples=np.clip(first.samples + shift, first.low, first.high))
+    wrong = np.clip(first.samples + shift, first.low, first.high)
+    wrong = replace(first, samples=wrong, said=None)
     log = pendulum_logs(1, episodes=1, ticks=20, motor_strength=TRUE)
     found = fit(ROBOT, log, prior=wrong, seed=0)
     assert found.mean[STRENGTH] > both.mean[STRENGTH] + both.std[STRENGTH]
@@ -92,8 +94,39 @@ def test_a_prior_counts_over_the_range_in_which_it_was_searched(posteriors):
     low[STRENGTH], high[STRENGTH] = 0.8, 1.2
     samples = first.samples.copy()
     samples[:, STRENGTH] = np.linspace(0.8, 1.2, len(samples))
-    flat = replace(first, low=low, high=high, samples=samples)
+    flat = replace(first, low=low, high=high, samples=samples, said=None)
     assert revealed(flat, ROBOT).precision[STRENGTH, STRENGTH] * 0.1**2 < 0.05
+
+
+def test_the_sides_of_the_ranges_are_not_what_a_log_said(posteriors):
+    """Where these cut off what is known, its draws are narrower than that; a prior that was only
+    its draws would count the sides twice (the control arm)."""
+    first = posteriors[0]
+    axes = axes_of(ROBOT)
+    width = (axes.high - axes.low)[STRENGTH]
+    said = Information(axes.low.copy(), np.zeros((len(axes.low),) * 2), np.zeros(len(axes.low)))
+    said.precision[STRENGTH, STRENGTH] = 1 / width**2
+    said.pull[STRENGTH] = -8 / width  # the less the likelier
+    rng = np.random.default_rng(0)
+    x = within(said.plus(axes.tilt), axes.flat, axes.low, axes.high, 4000, rng)
+    cut = replace(
+        first, samples=axes.back(x), weights=np.full(4000, 1 / 4000), low=axes.xi_low,
+        high=axes.xi_high, said=said,
+    )  # fmt: skip
+    ours = revealed(cut, ROBOT).precision[STRENGTH, STRENGTH]
+    drawn = revealed(replace(cut, said=None), ROBOT).precision[STRENGTH, STRENGTH]
+    assert ours == pytest.approx(1 / width**2)
+    assert drawn > 10 * ours
+
+
+def test_what_a_log_said_is_kept_in_the_file(posteriors, tmp_path):
+    first = posteriors[0]
+    first.save(tmp_path / "p.json")
+    again = Posterior.load(tmp_path / "p.json")
+    for one, other in zip(revealed(first, ROBOT), revealed(again, ROBOT), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert first.said is not None
+    assert again.said is not None
 
 
 def test_a_prior_of_another_robot_and_a_method_that_takes_none_are_refused(posteriors, tmp_path):
