@@ -1,11 +1,11 @@
-"""Adaptation on a target: gather, explain, rehearse, and let a gate decide. See `adapt`."""
+"""Adaptation on a target: gather, explain, rehearse, or remember, and let a gate decide."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from numbers import Real
@@ -19,7 +19,7 @@ from sim2real.bridges.adapt.context import Context, ContextAdapter, ContextState
 from sim2real.bridges.adapt.search import search
 from sim2real.deploy.artifact import Artifact
 from sim2real.deploy.contract import SCHEMA, AdaptedState
-from sim2real.deploy.controller import RunResult, run
+from sim2real.deploy.controller import EpisodeResult, RunResult, run
 from sim2real.deploy.files import write_atomically
 from sim2real.deploy.logs.npz import read_logs, stamp_of
 from sim2real.deploy.robots.base import Robot as Target
@@ -81,8 +81,8 @@ class Rehearsal(NamedTuple):
 
 @dataclass(frozen=True)
 class Adaptation:
-    """What came of it. `z` is what the robot should run with: where nothing helped, the context
-    from before."""
+    """What came of it. `z` is what the robot should run with: where nothing helped, the one from
+    before."""
 
     accepted: bool
     reason: str
@@ -99,7 +99,7 @@ class Adaptation:
     def to_dict(self) -> dict[str, Any]:
         return {
             "accepted": self.accepted, "reason": self.reason,
-            "context": dict(zip(self.z.names, self.z.value, strict=True)),
+            "context": self.z.context,
             "episodes": self.spent.episodes, "seconds": self.spent.seconds,
             "falls": self.spent.falls,
             "stages": self.stages,
@@ -120,7 +120,7 @@ def adapt(
     excitation: float = 0.1,
     out: str | Path | None = None,
 ) -> Adaptation:
-    """Finds the context of a target and decides whether it helps.
+    """Finds the z of a policy on a target, and decides whether it helps.
 
     The policy leaves as a verified artifact and drives the target over the wire. With `identify`,
     four tenths of the episodes gather data, with bounded noise on the commands; the logs are
@@ -132,35 +132,51 @@ def adapt(
     With `search`, every context is rehearsed before the robot is driven with it, in worlds around
     what it claims (`around`); one with which falls become more likely is never driven.
 
+    A policy with a memory finds out while it acts: it drives four tenths of the episodes as one
+    trial, and what it then remembers is compared with nothing remembered, in the remaining episodes
+    by turns. Where the target has no reward, falls per second decide.
+
     Args:
         target: `HOST:PORT` of a robot; a log or a folder of logs; or `ENV/GAP`, a simulated robot
             that is then served by a process of its own. This process never sees its ξ.
         episodes: target episodes that may be used, gate and search included.
         seconds: target seconds that may be used; None sets no such limit.
-        engine: `identify`, or `search`, which optimises the episode return by black box; the
-            target must have a reward, and be no log.
-        excitation: standard deviation of the noise on commands while data is gathered, as a share
-            of half their range.
+        engine: of a context: `identify`, or `search`, which optimises the episode return by black
+            box; the target must have a reward, and be no log.
+        excitation: standard deviation of the noise on commands while data is gathered to identify a
+            context, as a share of half their range.
         out: folder for artifact, logs, posterior.json, z.json and adaptation.json; default
             runs/<policy>-adapt.
 
     Raises:
-        InputError: the policy has no context, the target is not there, another robot or without
-            the reward that a search needs, or an argument is not what it may be; nothing has been
-            driven or written then.
+        InputError: the policy has neither context nor memory, the target is not there, another
+            robot or without the reward that a search needs, or an argument is not what it may be;
+            nothing has been driven or written then.
         SafetyStop: the controller stopped the target, and not because it was about to fall.
     """
     policy = policy_of(policy)
-    if "context" not in policy.z_names:
+    told, remembers = (name in policy.z_names for name in ("context", "memory"))
+    if not (told or remembers):
         raise InputError(
-            f"policy '{policy.spec.name}' has no context to adapt; train one with adapt: context"
+            f"policy '{policy.spec.name}' has no context to adapt, and no memory; train one with "
+            "adapt: context or adapt: memory"
         )
     _check_arguments(policy, target, episodes, seconds, seed, engine, excitation)
+    if not told and engine == "search":
+        raise InputError(
+            f"search is for a context, and policy '{policy.spec.name}' has none: it finds out "
+            "while it acts; leave engine out"
+        )
     out = Path(out) if out is not None else Path("runs") / f"{policy.spec.name}-adapt"
     robot = Robot.load(policy.spec.env)
     observation_names(policy, robot)
     with progress.bar("adapt", 100) as report:
         if (logs := _log_path(target)) is not None:
+            if not told:
+                raise InputError(
+                    f"policy '{policy.spec.name}' remembers what it met itself, and '{target}' is "
+                    "a log; give HOST:PORT or ENV/GAP"
+                )
             if engine == "search":
                 raise InputError(
                     f"search drives the robot, and '{target}' is a log of it; use identify, or "
@@ -186,7 +202,8 @@ def adapt(
                 session = _Session(
                     policy, robot, artifact, connection, out, seed, seconds, excitation
                 )
-                method = {"identify": session.identify, "search": session.search}[engine]
+                methods = {"identify": session.identify, "search": session.search}
+                method = methods[engine] if told else session.remember
                 result = method(episodes, report)
     result.z.write(out / "z.json")
     (out / "posterior.json").unlink(missing_ok=True)  # of an earlier adaptation
@@ -272,14 +289,27 @@ class _Session:
         self.logs: list[Path] = []
         """Of the episodes that gathered data."""
         self.stages: dict[str, list[float]] = {}
+        self.driven: dict[str, Spent] = {}
+        """What each stage took of it."""
         self.adapter = ContextAdapter(robot, seed=seed)
         self.before = self.adapter.prior(np.random.default_rng(seed))
 
     def episode(
-        self, stage: str, context: Array, *, excitation: float = 0.0, share: float = 1.0
+        self, stage: str, z: AdaptedState | None, *, excitation: float = 0.0, share: float = 1.0
     ) -> float | None:
         """One target episode; its return, None where there is no reward, NaN where the budget of
-        seconds is used up or cut the episode short.
+        seconds is used up or cut the episode short. See `drive`."""
+        result = self.drive(stage, z, excitation=excitation, share=share)
+        if result is None:
+            return float("nan")
+        last = result.episodes[-1]
+        return last.return_ if last.return_ is None or _whole(last) else float("nan")
+
+    def drive(
+        self, stage: str, z: AdaptedState | None, *, episodes: int = 1, excitation: float = 0.0,
+        share: float = 1.0,
+    ) -> RunResult | None:  # fmt: skip
+        """Target episodes of one trial; None where the budget of seconds is used up.
 
         Args:
             share: of the seconds that may be used so far.
@@ -288,25 +318,23 @@ class _Session:
         if self.seconds is not None:
             ticks = int((share * self.seconds - self.spent.seconds) / period + 1e-6)
             if ticks < 1:
-                return float("nan")
+                return None
             left = ticks * period
         result = run(
-            self.artifact, self.target, episodes=1, seconds=left, excitation=excitation,
-            z=self.z(context), seed=self.seed + self.spent.episodes,
+            self.artifact, self.target, episodes=episodes, seconds=left, excitation=excitation,
+            z=z, seed=self.seed + self.spent.episodes,
             log=self.out / "logs" / self.started / stage,
         )  # fmt: skip
         self.spent.add(result)
-        episode = result.episodes[0]
-        if episode.stopped is not None and not episode.stopped.startswith("tilt"):
-            raise SafetyStop(episode.stopped)
-        if stage == "gather" and episode.log is not None:
-            self.logs.append(episode.log)
-        if episode.return_ is None:
-            return None
-        whole = episode.terminated or episode.truncated or episode.stopped is not None
-        if whole:
-            self.stages.setdefault(stage, []).append(episode.return_)
-        return episode.return_ if whole else float("nan")
+        self.driven.setdefault(stage, Spent()).add(result)
+        if result.stopped is not None and not result.stopped.startswith("tilt"):
+            raise SafetyStop(result.stopped)
+        for episode in result.episodes:
+            if stage == "gather" and episode.log is not None:
+                self.logs.append(episode.log)
+            if episode.return_ is not None and _whole(episode):
+                self.stages.setdefault(stage, []).append(episode.return_)
+        return result
 
     def z(
         self, context: Array, *, accepted: bool = False, std: Array | None = None
@@ -320,10 +348,9 @@ class _Session:
         )  # fmt: skip
 
     def identify(self, episodes: int, report: progress.Report) -> Adaptation:
-        gather = max(1, min(round(EXPLORE * episodes), episodes - 4))
-        before = self.before.value
+        gather, before = gathering(episodes), self.before.value
         for k in range(gather):
-            self.episode("gather", before, excitation=self.excitation, share=EXPLORE)
+            self.episode("gather", self.z(before), excitation=self.excitation, share=EXPLORE)
             report(round(20 * (k + 1) / gather), {"episodes": self.spent.episodes})
         logs = read_trajectories(self.logs, self.robot)
         adapter = ContextAdapter(
@@ -360,7 +387,7 @@ class _Session:
 
         def try_context(context: Array) -> float:
             told = within(policy, ContextState(context, None)).value
-            value = self.episode("search", told, share=budget / episodes)
+            value = self.episode("search", self.z(told), share=budget / episodes)
             assert value is not None  # `adapt` refuses a target without reward
             report(round(80 * self.spent.episodes / episodes), {"return": value})
             return value
@@ -385,17 +412,49 @@ class _Session:
         if not self.target.describe().reward:
             assert z.posterior is not None  # `adapt` refuses to search there
             return by_likelihood(z.posterior)
+        return self._by_turns(self.z(before), self.z(z.value), pairs, report)
+
+    def _by_turns(
+        self, before: AdaptedState | None, after: AdaptedState, pairs: int, report: progress.Report
+    ) -> tuple[bool, str]:
+        """Episodes with one z and the other, by turns; without a reward, falls per second."""
         old, new = [], []
         for k in range(pairs):
             old.append(self.episode("before", before))
-            new.append(self.episode("after", z.value))
+            new.append(self.episode("after", after))
             report(80 + round(20 * (k + 1) / pairs), {"episodes": self.spent.episodes})
+        if not self.target.describe().reward:
+            return by_falls(*(self.driven.get(stage, Spent()) for stage in ("before", "after")))
         # an episode that the budget cut is a good one: dropping it alone would favour the other
         pairs_ = np.array([[x, y] for x, y in zip(old, new, strict=True) if x is not None], float)
         a, b = pairs_[np.isfinite(pairs_.reshape(-1, 2)).all(axis=1)].reshape(-1, 2).T
         if not len(a) or not len(b):
             return False, "the budget was used up before the adapted policy could be compared"
         return by_return(a, b)
+
+    def remember(self, episodes: int, report: progress.Report) -> Adaptation:
+        """One trial, and then what is remembered of it against nothing remembered."""
+        trial = gathering(episodes)
+        driven = self.drive("trial", None, episodes=trial, share=EXPLORE)
+        report(80 * self.spent.episodes // episodes, {"episodes": self.spent.episodes})
+        blank = self.artifact.contract.state("memory").initial
+        kept = blank if driven is None else driven.trial["memory"].ravel().tolist()
+        z = self.remembered(kept)
+        accepted, reason = False, "the budget was used up before anything was remembered"
+        if driven is not None:
+            accepted, reason = self._by_turns(None, z, (episodes - trial) // 2, report)
+        z = self.remembered(kept if accepted else blank, accepted=accepted)
+        report(100, {"episodes": self.spent.episodes})
+        return Adaptation(
+            accepted, reason, z, self.artifact.folder, None, None, self.spent, self.stages
+        )
+
+    def remembered(self, value: Sequence[float], *, accepted: bool = False) -> AdaptedState:
+        """The z of a memory (Z,)."""
+        return AdaptedState(
+            SCHEMA, self.artifact.contract.graph, "memory", (), tuple(map(float, value)), (),
+            accepted, self.spent.episodes, self.spent.seconds, self.spent.falls,
+        )  # fmt: skip
 
     def _verdict(
         self, accepted: bool, reason: str, z: ContextState, rehearsal: Rehearsal | None,
@@ -415,6 +474,16 @@ class _Session:
             self.stages,
             refused,
         )
+
+
+def gathering(episodes: int) -> int:
+    """How many of the episodes find out, before the others compare."""
+    return max(1, min(round(EXPLORE * episodes), episodes - 4))
+
+
+def _whole(episode: EpisodeResult) -> bool:
+    """Whether it ended by itself, and not because the budget did."""
+    return episode.terminated or episode.truncated or episode.stopped is not None
 
 
 def within(policy: Policy, z: ContextState) -> ContextState:
@@ -438,6 +507,16 @@ def by_return(before: Array, after: Array) -> tuple[bool, str]:
         f"return {before.mean():.4g} before, {after.mean():.4g} after, standard error {error:.2g}"
     )
     return gain > 2 * error, said
+
+
+def by_falls(before: Spent, after: Spent) -> tuple[bool, str]:
+    """The gate of a memory without a reward: it must not fall more often than without what it
+    remembers, and have been driven with both."""
+    if not (before.seconds and after.seconds):
+        return False, "the budget was used up before the adapted policy could be compared"
+    old, new = (spent.falls / spent.seconds for spent in (before, after))
+    said = f"falls per second {old:.3g} before, {new:.3g} after"
+    return new <= old, said
 
 
 def by_likelihood(posterior: Posterior) -> tuple[bool, str]:

@@ -762,9 +762,15 @@ def adapt(arguments: argparse.Namespace) -> int:
         }  # fmt: skip
         rows = [
             [name, f"{value:.3g}", std.get(name, "-")]
-            for name, value in zip(result.z.names, result.z.value, strict=True)
+            for name, value in result.z.context.items()
         ]
-        _print(_table(["context", "value", "std"], rows))
+        if rows:
+            _print(_table(["context", "value", "std"], rows))
+        for stage, returns in result.stages.items():
+            if stage == "trial":
+                print(
+                    "return of each episode of the trial: " + ", ".join(f"{r:.4g}" for r in returns)
+                )
         spent = result.spent
         print(
             f"{'accepted' if result.accepted else 'not accepted, rolled back'}: {result.reason} "

@@ -387,18 +387,26 @@ def build_contract(spec: PolicySpec, recorded: Recording) -> c.Contract:
             c.Parameter(p.name, p.unit, p.low, p.high, p.nominal)
             for p in spec.context or spec.parameters
         ),
-        adaptation=c.Adaptation(
-            kind="context",
-            state="context",
-            episodes=spec.episodes,
-            low=tuple(p.low for p in spec.context),
-            high=tuple(p.high for p in spec.context),
-        )
-        if spec.context
-        else None,
+        adaptation=_adaptation(spec),
         safety=c.Safety(spec.max_tilt, spec.tilt_term, nan_ticks=1, stale_ticks=3, late_ticks=10),
         evidence=c.Evidence(parity=0.0, ticks=len(recorded.obs), tolerance=TOLERANCE),
     )
+
+
+CELL = 1e4
+"""What an LSTM's cell may hold: it grows by 1 in a step at most, and no trial has more steps."""
+
+
+def _adaptation(spec: PolicySpec) -> c.Adaptation | None:
+    if spec.context:
+        low, high = (tuple(getattr(p, end) for p in spec.context) for end in ("low", "high"))
+        return c.Adaptation("context", "context", False, spec.episodes, low, high)
+    if spec.memory is None:
+        return None
+    M = spec.memory.hidden
+    high = (1.0,) * M + (CELL,) * (spec.memory.z_size - M)
+    low = tuple(-x for x in high)
+    return c.Adaptation("memory", "memory", False, spec.episodes, low, high)
 
 
 def build_card(spec: PolicySpec, contract: c.Contract) -> str:

@@ -515,7 +515,7 @@ def describe(name: str, robot: Robot, recipe: Recipe) -> PolicySpec:
     scale, offset = (), ()
     if head == "clip" and _rescaled(low, high):
         scale, offset = (tuple(map(float, x)) for x in scaling(low, high))
-    adapt = recipe.adaptation
+    adapt, adapts = recipe.adaptation, recipe.adaptation or recipe.memory
     safety = robot.config.safety
     if safety.tilt_term is not None and safety.tilt_term not in [t.name for t in terms]:
         log.warning(
@@ -533,7 +533,7 @@ def describe(name: str, robot: Robot, recipe: Recipe) -> PolicySpec:
         latency_ms=latency[0] if latency else (0.0, 0.0),
         head=head, scale=scale, offset=offset,
         max_tilt=safety.max_tilt, tilt_term=safety.tilt_term,
-        episodes=adapt.episodes if adapt is not None else 0,
+        episodes=0 if adapts is None else adapts.episodes,
         memory=None if recipe.memory is None else recipe.memory.spec,
         provenance={"seed": str(recipe.seed), "steps": str(recipe.steps), **versions()},
     )  # fmt: skip

@@ -225,6 +225,19 @@ class Runner:
         shape = self.contract.state(name).shape
         return self._buffers[self._now][name].reshape(shape).copy()
 
+    def acted(self, command: Array) -> None:
+        """Tell a policy that remembers what it did which command (A,) went to the robot, where that
+        was not its own."""
+        if any(state.name == "last_action" for state in self.contract.states):
+            commands = self.contract.commands
+            scale, offset = np.asarray(commands.scale), np.asarray(commands.offset)
+            raw = (command - offset) / np.where(scale == 0, 1.0, scale)
+            self.set_state("last_action", np.clip(raw, -1.0, 1.0))
+
+    def trial(self) -> dict[str, Array]:
+        """Copies of the states that last a trial, by name."""
+        return {s.name: self.state(s.name) for s in self.contract.states if s.reset == "trial"}
+
     def step(self, obs: Array, reset: bool = False) -> tuple[Array, Array]:
         """(O,) observation -> command (A,) and raw action (A,), float32; the state moves on.
 

@@ -98,10 +98,14 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Adaptation:
-    """What may be adapted on the robot: the state that carries ξ, within bounds."""
+    """What may be adapted on the robot: a state that lasts a trial, within bounds."""
 
-    kind: Literal["context"]
+    kind: Literal["context", "memory"]
+    """"context": the state holds ξ, which is identified between episodes; "memory": what the policy
+    itself remembers of the robot, while it acts."""
     state: str
+    reward: bool
+    """Whether it needs a reward on the robot."""
     episodes: int
     """Budget on the target."""
     low: tuple[float, ...]
@@ -261,14 +265,20 @@ class AdaptedState:
     """The `graph` hash of the artifact that it is for."""
     state: str
     names: tuple[str, ...]
+    """The parameters of a context; none of a memory, whose numbers have no names."""
     value: tuple[float, ...]
     std: tuple[float, ...]
-    """Spread of the posterior, one per value."""
+    """Spread of the posterior, one per name."""
     accepted: bool
     """Whether the gate accepted it; where not, the value is the one that was rolled back to."""
     episodes: int
     seconds: float
     falls: int
+
+    @property
+    def context(self) -> dict[str, float]:
+        """Parameter -> value; empty of a memory."""
+        return dict(zip(self.names, self.value, strict=True)) if self.names else {}
 
     def check(self, contract: Contract, where: str = "z") -> None:
         """Raises InputError unless this belongs to `contract` and lies within its bounds."""
@@ -286,15 +296,18 @@ class AdaptedState:
             raise InputError(
                 f"{where} adapts '{self.state}'; {contract.name} adapts '{adaptation.state}'"
             )
-        names = tuple(p.name for p in contract.parameters)
+        names = tuple(p.name for p in contract.parameters if adaptation.kind == "context")
         if self.names != names:
             raise InputError(
-                f"{where} is for the parameters {', '.join(self.names)}; "
-                f"{contract.name} takes {', '.join(names)} in this order"
+                f"{where} is for the parameters {', '.join(self.names) or '(none)'}; "
+                f"{contract.name} takes {', '.join(names) or 'none'} in this order"
             )
-        _lengths(where, len(names), value=self.value, std=self.std)
+        size = len(adaptation.low)
+        _lengths(where, size, value=self.value)
+        _lengths(where, len(names), std=self.std)
+        labels = names or tuple(f"{self.state}[{i}]" for i in range(size))
         for name, x, low, high in zip(
-            names, self.value, adaptation.low, adaptation.high, strict=True
+            labels, self.value, adaptation.low, adaptation.high, strict=True
         ):
             if not low <= x <= high:
                 raise InputError(f"{where}: {name} = {x:g} lies outside [{low:g}, {high:g}]")
@@ -380,11 +393,12 @@ def check(contract: Contract, where: str = "contract") -> None:
             )
     if c.adaptation is not None:
         state = c.state(c.adaptation.state)
-        k = len(c.parameters)
+        k = len(c.parameters) if c.adaptation.kind == "context" else int(np.prod(state.shape))
         if state.reset != "trial" or state.shape != (1, k):
+            each = ", one per parameter," if c.adaptation.kind == "context" else ""
             raise InputError(
-                f"{where}.adaptation: the state '{state.name}' must have shape [1, {k}], one per "
-                "parameter, and last a trial"
+                f"{where}.adaptation: the state '{state.name}' must have shape [1, {k}]{each} and "
+                "last a trial"
             )
         _range(f"{where}.adaptation", k, c.adaptation.low, c.adaptation.high)
 

@@ -82,6 +82,8 @@ class EpisodeResult:
 class RunResult:
     episodes: list[EpisodeResult]
     latency: LatencyTable
+    trial: dict[str, Array]
+    """The policy's states that last a trial, as they were after the last tick."""
 
     @property
     def stopped(self) -> str | None:
@@ -168,7 +170,7 @@ def run(
         robot.damp()
         if collecting:
             gc.enable()
-    return RunResult(loop.results, loop.latency())
+    return RunResult(loop.results, loop.latency(), runner.trial())
 
 
 def _check_arguments(
@@ -355,6 +357,8 @@ class _Loop:
                 if verdict.stop is not None:
                     return verdict.stop
             last = decision.command
+            if not _alike(last, self._own(decision.raw)):
+                self.runner.acted(last)
             self.robot.send(last[self.wiring.order], sample.seq)
             self.reaction_us.append((time.monotonic() - begin) * 1e6)
             rows.append(decision._replace(lateness_us=lateness * 1e6))
@@ -401,11 +405,13 @@ class _Loop:
         shaped = self._shape(command, tick, rng)
         allowed = safety.limit(shaped, self.wiring.low, self.wiring.high)
         allowed = safety.limit_rate(allowed, last, self.rate, self.contract.control_period)
-        # The graph clips in float32: what rounding moves is not a limit at work.
-        limited = bool((np.abs(allowed - shaped) > 1e-6 * (1 + np.abs(shaped))).any())
-        return _Decision(
-            allowed, raw, inference, float("nan"), TickFlag.LIMITED if limited else TickFlag(0)
-        )
+        flags = TickFlag(0) if _alike(allowed, shaped) else TickFlag.LIMITED
+        return _Decision(allowed, raw, inference, float("nan"), flags)
+
+    def _own(self, raw: Array) -> Array:
+        """The command that the policy itself made of a raw action."""
+        commands = self.contract.commands
+        return np.clip(raw * commands.scale + commands.offset, commands.low, commands.high)
 
     def _shape(self, command: Array, tick: int, rng: np.random.Generator) -> Array:
         """Blend-in and excitation, before the limits."""
@@ -496,6 +502,12 @@ class _Loop:
             self.missed,
             self.ticks,
         )
+
+
+def _alike(command: Array, other: Array) -> bool:
+    """Whether two commands are one; what is NaN was never made. The graph reckons in float32: what
+    rounding moves is no difference."""
+    return not (np.abs(command - other) > 1e-6 * (1 + np.abs(other))).any()
 
 
 def _again(sample: Sample) -> Sample:

@@ -160,7 +160,7 @@ CONTRACT = c.Contract(
     gains=c.Gains(("fx", "fy"), (1.0, 1.0), (0.7, 0.0004)),
     latency_ms=(0.0, 20.0),
     parameters=(c.Parameter("mass", "1", 0.5, 2.0, 1.0), c.Parameter("drag", "1", 0.5, 2.0, 1.0)),
-    adaptation=c.Adaptation("context", "context", 10, (0.5, 0.5), (2.0, 2.0)),
+    adaptation=c.Adaptation("context", "context", False, 10, (0.5, 0.5), (2.0, 2.0)),
     safety=c.Safety(max_tilt=1.0, tilt_term="pitch", nan_ticks=2, stale_ticks=3, late_ticks=10),
     evidence=c.Evidence(parity=1e-6, ticks=200, tolerance=1e-5),
 )  # fmt: skip

@@ -22,10 +22,17 @@ class OverTrials:
     critic: str | tuple[str, ...] = "v5"
     """With reward: the observation set, or the terms, that the critic is told beside ξ and what the
     policy sees."""
+    episodes: int = 10
+    """Target episodes that adaptation may use, comparison included: the artifact says so."""
 
     def __post_init__(self) -> None:
         if self.trial < 1:
             raise InputError(f"trial is {self.trial}; a trial has at least 1 episode")
+        if self.episodes < 3:
+            raise InputError(
+                f"episodes is {self.episodes}; adaptation needs at least 3: one to remember, two "
+                "to compare"
+            )
         if self.hidden < 1:
             raise InputError(f"hidden is {self.hidden}; it must be at least 1")
 
