@@ -229,20 +229,27 @@ def table(cells: list[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def span(text: str) -> range:
+    """FIRST-LAST, both included."""
+    first, _, last = text.partition("-")
+    if not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
+        raise argparse.ArgumentTypeError(f"'{text}' is no span of seeds, such as 100-149")
+    return range(int(first), int(last) + 1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("env", choices=list(STAGES))
-    parser.add_argument("--seeds", default="100-149", help="FIRST-LAST")
+    parser.add_argument("--seeds", type=span, default="100-149", help="FIRST-LAST")
     parser.add_argument("--arm", choices=ARMS, default="ours")
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
-    first, last = (int(x) for x in options.seeds.split("-"))
     folder: Path = options.out / options.env / options.arm
     folder.mkdir(parents=True, exist_ok=True)
     cells: list[dict[str, Any]] = []
     plant(options.arm)
-    with progress.bar(f"{options.env} {options.arm}", last - first + 1) as report:
-        for i, seed in enumerate(range(first, last + 1)):
+    with progress.bar(f"{options.env} {options.arm}", len(options.seeds)) as report:
+        for i, seed in enumerate(options.seeds):
             path = folder / f"{seed}.json"
             if not path.is_file():
                 made = cell(options.env, seed, options.arm)

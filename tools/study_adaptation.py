@@ -1,0 +1,263 @@
+"""What adaptation wins on the robots of a family, against the episodes that it cost.
+
+    python tools/study_adaptation.py hopper --draw 777               goes on with whatever is open
+    python tools/study_adaptation.py hopper --draw 777 --methods student --seeds 0-0 --families worn
+
+Every method is a recipe of policies/, trained once for each seed into `--work`, and then meets the
+same robots, drawn from a family of gaps by `--draw`, a seed that training never saw. What is
+returned after 0, 1, 2, 5 and 10 episodes on a robot is a cell: of a policy that remembers, the next
+episode of the same trial; of one that is told its context, episodes with what was identified from
+the logs of so many, which it drove with the nominal context and noise on its commands; of the
+others the same as before. Finished cells stand in results/adaptation and are not computed again.
+
+Gap closed is (J - J_0) / (J_oracle - J_0): J_0 returns uniform randomization with history, J_oracle
+a policy that learned in the family itself for twice as long, sees the simulator's state and is told
+the true ξ. It is printed where the 95 % lower bound of J_oracle - J_0 exceeds a tenth of
+|J_oracle|. Intervals resample robots and seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from study_identification import span
+
+from sim2real import content, progress
+from sim2real.bridges.adapt.context import Context, from_posterior
+from sim2real.compare import commit
+from sim2real.deploy.files import write_atomically
+from sim2real.dynamics.distribution import Empirical
+from sim2real.evaluate import evaluate
+from sim2real.identification.excitation import excite
+from sim2real.identification.identify import explain
+from sim2real.policy.actor import Actor
+from sim2real.policy.policy import Policy
+from sim2real.recipe import Recipe, read
+from sim2real.simulation.make import make_worlds
+from sim2real.simulation.robot import Robot
+from sim2real.train import run
+from sim2real.trial import trial
+from sim2real.types import Array, InputError
+
+HERE = Path(__file__).resolve().parent.parent / "results" / "adaptation"
+REFERENCE, ORACLE = "uniform-history", "oracle"
+RECIPES = {
+    "hopper": {
+        REFERENCE: "hopper-uniform-history",
+        "context": "hopper-context",
+        "student": "hopper-student",
+        "rl2": "hopper-rl2",
+    },
+    "go1": {REFERENCE: "go1-uniform", "context": "go1-context"},
+}
+"""Method -> recipe, for every robot."""
+FAMILIES = ("mild", "worn", "unseen")
+AFTER = (0, 1, 2, 5, 10)
+"""Episodes on a robot."""
+TOLD = 5
+"""Episodes on a robot that say what a context returns."""
+TICKS = 1000
+"""Control steps of an episode that is logged, at most."""
+EXCITATION = 0.1
+"""Noise on the commands that are logged, as a share of half their range."""
+
+
+class Reached(NamedTuple):
+    """After so many episodes."""
+
+    returns: list[list[float]]
+    """One row a robot."""
+    seconds: float
+    """On a robot, until then; mean over the robots."""
+    falls: float
+
+
+Cell = Mapping[str, Any]
+"""What stands in a file; "after" maps numbers of episodes to Reached."""
+
+
+def recipe_of(env: str, method: str, family: str, seed: int) -> Recipe:
+    if method != ORACLE:
+        return read(RECIPES[env][method], seed=seed)[1]
+    told = read(RECIPES[env]["context"], seed=seed)[1]
+    return replace(
+        told, observe="v5", history=1, distill=None, gap=family, steps=2 * told.steps,
+        adapt=Context(error=0.0),
+    )  # fmt: skip
+
+
+def trained(env: str, method: str, family: str, seed: int, work: Path) -> Policy:
+    """From disk where it was trained before; an interrupted training goes on."""
+    name = f"{method}-{family}" if method == ORACLE else method
+    folder = work / env / f"{name}-{seed}"
+    if (folder / "policy.pt").is_file():
+        return Policy.load(folder)
+    recipe = recipe_of(env, method, family, seed)
+    with progress.bar(f"train {env} {name} {seed}", recipe.total_steps) as report:
+        resume = (folder / "recipe.yaml").is_file()
+        return run(f"{env}-{method}", recipe, folder, resume=resume, report=report)
+
+
+def reached(policy: Policy, family: str, robots: int, draw: int, method: str) -> Iterator[Any]:
+    """(episodes, Reached) on the robots of a family."""
+    told = "true" if method == ORACLE else "nominal"
+    whole = trial(
+        policy, gap=family, robots=robots, episodes=1 + AFTER[-1], seed=draw, context=told
+    )
+    lasting = "memory" in policy.z_names
+    for n in AFTER:
+        if n and method == "context":
+            yield n, identified(policy, family, whole.xi, n, draw)
+        else:
+            column = whole.returns[:, n : n + 1] if lasting else whole.returns
+            spent = whole.seconds[:, :n].sum(axis=1).mean(), whole.falls[:, :n].sum(axis=1).mean()
+            yield n, Reached(column.tolist(), *map(float, spent))
+
+
+def identified(policy: Policy, family: str, xi: Array, n: int, draw: int) -> Reached:
+    """With a context for each robot of physics (R, K), from the logs of n episodes."""
+    robot = Robot.load(policy.spec.env)
+    names = [term.name for term in policy.spec.terms]
+    low, high = (
+        np.array([getattr(p, end) for p in policy.spec.context]) for end in ("low", "high")
+    )
+    returns, seconds, falls = list[list[float]](), 0.0, 0
+    for i, true in enumerate(xi):
+        worlds = make_worlds(robot, 1, gap=family, observe=names, seed=draw + i, threads=1)
+        worlds.draws.distribution = Empirical(true[None])
+        rng = np.random.default_rng([draw, i])
+        logs = excite(
+            worlds, Actor(policy), episodes=n, steps=n * TICKS, rng=rng, ticks=TICKS,
+            excitation=EXCITATION,
+        )  # fmt: skip
+        seconds += logs.steps * robot.control_period
+        falls += sum(len(e.command) < TICKS for e in logs.episodes)
+        found = from_posterior(explain(robot, logs.episodes, seed=draw + i), robot.space)
+        told = evaluate(
+            policy, gap=family, xi=true, episodes=TOLD, seed=draw + i,
+            context=np.clip(found, low, high),
+        )  # fmt: skip
+        returns.append(told.returns.tolist())
+    return Reached(returns, seconds / len(xi), falls / len(xi))
+
+
+def fill(path: Path, policy: Policy, method: str, family: str, options: Any) -> None:
+    """The cell of a policy; what was reached is written as soon as it is known."""
+    cell: dict[str, Any] = {"draw": options.draw, "robots": options.robots, "after": {}}
+    if path.is_file():
+        cell = json.loads(path.read_text())
+        if (cell["draw"], cell["robots"]) != (options.draw, options.robots):
+            raise InputError(
+                f"{path} is of {cell['robots']} robots drawn by {cell['draw']}; go on with these, "
+                "or give another --out"
+            )
+        if len(cell["after"]) == len(AFTER):
+            return
+    for n, found in reached(policy, family, options.robots, options.draw, method):
+        cell["after"][str(n)] = found._asdict()
+        cell["commit"] = commit()
+        write_atomically(path, (json.dumps(cell) + "\n").encode())
+
+
+def means(cells: list[Cell], n: int) -> Array | None:
+    """(S, R) mean returns of seeds on robots; None where a cell is open."""
+    if not cells or any(str(n) not in cell["after"] for cell in cells):
+        return None
+    return np.array([[np.mean(r) for r in cell["after"][str(n)]["returns"]] for cell in cells])
+
+
+def interval(values: Array) -> str:
+    low, high = np.percentile(values[1:], [2.5, 97.5])
+    return f"{values[0]:.3g} [{low:.3g}, {high:.3g}]"
+
+
+def drawn(values: Array, robots: Array, rng: np.random.Generator) -> Array:
+    """(1 + draws,) mean of (S, R): as it is, and with robots (draws, R) and seeds drawn anew."""
+    seeds = rng.integers(len(values), size=(len(robots), len(values)))
+    again = values[seeds[:, :, None], robots[:, None, :]].mean(axis=(1, 2))
+    return np.concatenate([[values.mean()], again])
+
+
+def table(env: str, out: Path, families: list[str]) -> str:
+    """Markdown: returns, and gap closed where there is a gap."""
+    lines: list[str] = []
+    methods = [*RECIPES[env], ORACLE]
+    for family in families:
+        cells = {m: read_cells(out / env / family, m) for m in methods}
+        heads = ["method", "seeds", *(f"after {n}" for n in AFTER), "seconds", "falls"]
+        lines += [f"### {env}, {family}", "", "| " + " | ".join(heads) + " |"]
+        lines += ["|---|--:|" + "--:|" * (len(heads) - 2)]
+        ends = [means(cells[m], 0) for m in (REFERENCE, ORACLE)]
+        for method in methods:
+            row = [method, str(len(cells[method]))]
+            for n in AFTER:
+                row.append(entry(means(cells[method], n), ends, method))
+            last = [cell["after"].get(str(AFTER[-1])) for cell in cells[method]]
+            for what in ("seconds", "falls"):
+                known = [x[what] for x in last if x]
+                row.append(f"{np.mean(known):.3g}" if known else "open")
+            lines.append("| " + " | ".join(row) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def entry(values: Array | None, ends: list[Array | None], method: str) -> str:
+    """The return and, below it, gap closed."""
+    if values is None:
+        return "open"
+    rng = np.random.default_rng(0)
+    robots = rng.integers(values.shape[1], size=(4000, values.shape[1]))
+    said = interval(own := drawn(values, robots, rng))
+    zero, best = (None if end is None else drawn(end, robots, rng) for end in ends)
+    if zero is None or best is None or method in (REFERENCE, ORACLE):
+        return said
+    if np.percentile((best - zero)[1:], 2.5) <= 0.1 * abs(best[0]):
+        return f"{said}<br>no gap"
+    return f"{said}<br>closed {interval((own - zero) / (best - zero))}"
+
+
+def read_cells(folder: Path, method: str) -> list[Cell]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob(f"{method}-[0-9]*.json"))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("env", choices=list(RECIPES))
+    parser.add_argument("--draw", type=int, required=True, help="draws the robots")
+    parser.add_argument("--robots", type=int, default=20)
+    parser.add_argument("--seeds", type=span, default="0-0", help="of training, FIRST-LAST")
+    parser.add_argument("--methods", help="NAME[,NAME...]; default all and the oracle")
+    parser.add_argument("--families", default=",".join(FAMILIES))
+    parser.add_argument("--work", type=Path, default=Path("runs/adaptation"))
+    parser.add_argument("--out", type=Path, default=HERE)
+    options = parser.parse_args()
+    known = [*RECIPES[options.env], ORACLE]
+    methods = known if options.methods is None else options.methods.split(",")
+    families = options.families.split(",")
+    if unknown := set(methods) - set(known):
+        parser.error(f"no method {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    for family in families:
+        content.gap_file(options.env, family)
+    for seed in options.seeds:
+        for family in families:
+            for method in methods:
+                if method == ORACLE and seed != options.seeds[0]:
+                    continue  # one, which all methods share
+                policy = trained(options.env, method, family, seed, options.work)
+                path = options.out / options.env / family / f"{method}-{seed}.json"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                fill(path, policy, method, family, options)
+    print(table(options.env, options.out, families))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        raise SystemExit(f"study_adaptation: {error}") from None
