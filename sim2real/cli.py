@@ -761,8 +761,7 @@ def adapt(arguments: argparse.Namespace) -> int:
             name: f"{s:.2g}" for name, s in zip(posterior.names, posterior.std, strict=True)
         }  # fmt: skip
         rows = [
-            [name, f"{value:.3g}", std.get(name, "-")]
-            for name, value in result.z.context.items()
+            [name, f"{value:.3g}", std.get(name, "-")] for name, value in result.z.context.items()
         ]
         if rows:
             _print(_table(["context", "value", "std"], rows))

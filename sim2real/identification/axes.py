@@ -15,6 +15,8 @@ import numpy as np
 from sim2real.identification.linearization import Information, Normal
 from sim2real.types import Array
 
+NARROW = 1e-2
+"""Of a logarithm's range, below which uniform along it is uniform over ξ, to rounding."""
 LEAST = 1e-18
 """Variance of what is fixed."""
 
@@ -57,7 +59,7 @@ class Axes(NamedTuple):
     def flat(self) -> Normal:
         """With the moments, on the axes, of ξ that is anywhere in its ranges alike."""
         mean, variance = (self.low + self.high) / 2, (self.high - self.low) ** 2 / 12
-        log = self.log & (self.xi_high > self.xi_low)
+        log = self.log & (self.high - self.low > NARROW)
         a, b = self.xi_low[log], self.xi_high[log]
         la, lb, width = np.log(a), np.log(b), b - a
         mean[log] = (b * lb - a * la) / width - 1

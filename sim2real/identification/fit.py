@@ -54,6 +54,8 @@ ALIKE = 0.05
 """Share of a sensor's noise within which it is not estimated anew."""
 SHRINK, GROW = 0.4, 1.5
 """Share to which the spread of the candidates may shrink, or grow, from one round to the next."""
+LEAST_SHARE = 1e-3
+"""Of the upper end of a range that once went down to zero, where a logarithm of it begins."""
 SAMPLES = 256
 """Of ξ, in a posterior."""
 
@@ -292,16 +294,19 @@ def revealed(posterior: Posterior, robot: Robot) -> Information:
     if posterior.said is not None and np.array_equal(was.log[free], axes.log[free]):
         alone = posterior.said.part(free)
     else:
-        alone = _guessed(posterior, was._replace(log=was.log & axes.log)).part(free)
+        alone = _guessed(posterior, axes.log).part(free)
     said.center[free], said.pull[free] = alone.center, alone.pull
     said.precision[np.ix_(free, free)] = alone.precision
     return said
 
 
-def _guessed(posterior: Posterior, axes: Axes) -> Information:
-    """What logs said, by what they left of the ranges: of the sides of the ranges, draws know too,
-    so where these cut what is known off, it is taken for told."""
-    x, w = axes.to(posterior.samples), posterior.weights
+def _guessed(posterior: Posterior, log: Array) -> Information:
+    """What logs said, along axes of which `log` (K,) are logarithms, by what they left of the
+    ranges: of the sides of the ranges, draws know too, so where these cut what is known off, it is
+    taken for told."""
+    least = np.where(log, LEAST_SHARE * posterior.high, -np.inf)
+    axes = Axes(np.maximum(posterior.low, least), posterior.high, log)
+    x, w = axes.to(np.maximum(posterior.samples, least)), posterior.weights
     mean = w @ x
     covariance = ((x - mean) * w[:, None]).T @ (x - mean) + 1e-9 * axes.flat.covariance
     return told(Normal(mean, covariance), axes.flat)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import lsq_linear
-from scipy.special import ndtr, ndtri
+from scipy.special import log_ndtr, ndtri_exp
 
 from sim2real.types import Array
 
@@ -354,6 +354,8 @@ def _cut(low: Array, high: Array, rng: np.random.Generator) -> Array:
     """(n,) draws of a standard normal number between low and high, each (n,)."""
     flip = low > 0  # far out on the right the distribution function is 1 to all digits
     a, b = np.where(flip, -high, low), np.where(flip, -low, high)
-    p = ndtr(a) + rng.random(len(a)) * (ndtr(b) - ndtr(a))
-    x = np.clip(ndtri(np.clip(p, 1e-300, 1.0)), a, b)
+    share = rng.random(len(a))
+    with np.errstate(divide="ignore"):  # a share of 0 is the end itself
+        p = np.logaddexp(log_ndtr(a) + np.log1p(-share), log_ndtr(b) + np.log(share))
+    x = np.clip(ndtri_exp(np.minimum(p, 0.0)), a, b)  # in logarithms: 38 deviations out p is 0
     return np.where(flip, -x, x)

@@ -135,9 +135,13 @@ class Posterior:
             for key in ("names", "units"):
                 plain[key] = tuple(plain.get(key, ()))
             if (said := plain.get("said")) is not None:
-                plain["said"] = Information(**{k: np.asarray(v, float) for k, v in said.items()})
+                said = Information(**{k: np.asarray(v, float) for k, v in said.items()})
+                K = len(plain["names"])
+                if [x.shape for x in said] != [(K,), (K, K), (K,)]:
+                    raise ValueError(f"said is not of {K} parameters")
+                plain["said"] = said
             return Posterior(**plain)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: not a posterior ({error})") from None
 
 

@@ -48,16 +48,40 @@ def test_draws_of_a_log_that_says_nothing_are_uniform_over_xi():
     assert drawn(nothing).mean(axis=0)[0] < 1.25 - error[0]
 
 
-def test_a_ratio_is_straight():
-    """All (k, w) with one k over w lie on one line of the axes, and on none of ξ."""
+@pytest.mark.parametrize("precision", [0.0, 0.0011, 0.002, 0.005, 0.02])
+def test_a_log_that_says_next_to_nothing_leaves_them_uniform(precision):
+    """In units of the axes' ranges, of which a uniform density has 12."""
+    axes = Axes.of(np.array([0.2, 0.1, -1.0]), np.array([5.0, 10.0, 3.0]))
+    width = axes.high - axes.low
+    said = Information(axes.low + width / 2, np.diag(precision / width**2), np.zeros(3))
+    rng = np.random.default_rng(4)
+    xi = axes.back(within(said.plus(axes.tilt), axes.flat, axes.low, axes.high, 4000, rng))
+    share = (xi - axes.xi_low) / (axes.xi_high - axes.xi_low)
+    np.testing.assert_allclose(share.mean(axis=0), 0.5, atol=0.02)
+    np.testing.assert_allclose(share.std(axis=0), 12**-0.5, rtol=0.03)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 1.00001), (200.0, 200.001), (1e5, 1.0001e5)])
+def test_a_narrow_range_has_the_moments_of_its_axis(low, high):
+    flat = Axes.of(np.array([low]), np.array([high])).flat
+    assert flat.covariance[0, 0] == pytest.approx(np.log(high / low) ** 2 / 12, rel=1e-3)
+
+
+def test_a_product_is_straight():
+    """All (k, w) with one k times w lie on one line of the axes, and on none of ξ."""
     axes = Axes.of(np.array([0.5, 0.5]), np.array([2.0, 2.0]))
     w = np.linspace(0.6, 1.4, 9)
-    xi = np.stack([1.2 * w**2, w], axis=1)
-    assert np.ptp(np.diff(axes.to(xi), axis=0) @ np.array([1.0, -2.0])) < 1e-12
-    assert np.ptp(np.diff(xi, axis=0)[:, 0]) > 0.1
+    xi = np.stack([1 / w, w], axis=1)
+
+    def bent(x):
+        far = x - x[0]
+        return np.abs(far[:, 0] * far[-1, 1] - far[:, 1] * far[-1, 0]).max()
+
+    assert bent(axes.to(xi)) < 1e-12
+    assert bent(xi) > 0.05
 
 
-def test_densest_and_draws_stay_inside_where_the_log_points_beyond():
+def test_draws_stay_inside_where_the_log_points_beyond():
     beyond = Normal(np.array([5.0, 9.0, 9.0, 0.0]), np.eye(4))
     pull = np.linalg.solve(beyond.covariance, beyond.mean)
     said = Information(np.zeros(4), np.eye(4), pull).plus(AXES.tilt)

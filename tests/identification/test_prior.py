@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -117,6 +118,31 @@ def test_the_sides_of_the_ranges_are_not_what_a_log_said(posteriors):
     drawn = revealed(replace(cut, said=None), ROBOT).precision[STRENGTH, STRENGTH]
     assert ours == pytest.approx(1 / width**2)
     assert drawn > 10 * ours
+
+
+def test_where_a_range_went_down_to_zero_the_draws_say_it_along_todays_axes(posteriors):
+    """Then along ξ, now along its logarithm."""
+    first = posteriors[0]
+    low = first.low.copy()
+    low[STRENGTH] = 0.0
+    rng = np.random.default_rng(0)
+    samples = first.samples.copy()
+    samples[:, STRENGTH] = rng.normal(TRUE, 0.02, len(samples))
+    was = replace(first, low=low, samples=samples)
+    axes = axes_of(ROBOT)
+    found = axes.back(revealed(was, ROBOT).with_prior(axes.flat).mean)[STRENGTH]
+    assert found == pytest.approx(TRUE, abs=0.02)
+
+
+def test_what_is_no_posterior_is_refused(posteriors, tmp_path):
+    file = tmp_path / "p.json"
+    posteriors[0].save(file)
+    short = {"center": [0.0], "precision": [[1.0]], "pull": [0.0]}
+    for said in ([1, 2], {"center": [0.0]}, 3, short):
+        text = json.dumps({**json.loads(file.read_text()), "said": said})
+        (tmp_path / "other.json").write_text(text)
+        with pytest.raises(InputError, match="not a posterior"):
+            Posterior.load(tmp_path / "other.json")
 
 
 def test_what_a_log_said_is_kept_in_the_file(posteriors, tmp_path):

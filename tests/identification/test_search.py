@@ -84,6 +84,13 @@ def test_where_less_drift_tells_less_it_goes_back_and_stays():
     assert 0.0256 not in tried
 
 
+def test_after_a_step_back_the_log_is_no_likelier_than_where_it_went_back_to():
+    """And not than the step that failed, above which anything rises."""
+    says = {1.0: (0.0, 0.0, True), 0.4: (1.0, -1000.0, True)}
+    _, tried = searched(20, lambda drift, visit: says[round(drift, 4)])
+    assert tried == [1.0, 0.4, 1.0]
+
+
 def test_what_only_seemed_known_where_little_was_foreseen_does_not_hold_it_up():
     """The first linearisation was far off, and sure."""
 
