@@ -42,7 +42,8 @@ from sim2real.types import Array, InputError, SafetyStop, nearest
 Engine = Literal["identify", "search"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 EXPLORE = 0.4
-"""Share of the episode budget that gathers data for identification; the gate gets the rest."""
+"""Share of the episode budget that gathers data, or is the trial of a memory; the gate gets the
+rest."""
 WORLDS = 32
 """In which a context is rehearsed."""
 MARGIN = 0.1
@@ -198,6 +199,11 @@ def adapt(
                 recorded = record(policy, robot)
                 contract = build_contract(policy.spec, recorded)
                 Wiring.join(contract, connection.describe())  # another robot: nothing is written
+                if not told and connection.describe().episode_steps is None:
+                    raise InputError(
+                        f"{connection.describe().name} at {connection.address} has no episode "
+                        "limit, and what is remembered is judged by whole episodes; give it one"
+                    )
                 artifact = export(policy, out / "artifact", recorded)
                 session = _Session(
                     policy, robot, artifact, connection, out, seed, seconds, excitation
@@ -289,27 +295,25 @@ class _Session:
         self.logs: list[Path] = []
         """Of the episodes that gathered data."""
         self.stages: dict[str, list[float]] = {}
-        self.driven: dict[str, Spent] = {}
-        """What each stage took of it."""
         self.adapter = ContextAdapter(robot, seed=seed)
         self.before = self.adapter.prior(np.random.default_rng(seed))
 
     def episode(
         self, stage: str, z: AdaptedState | None, *, excitation: float = 0.0, share: float = 1.0
-    ) -> float | None:
-        """One target episode; its return, None where there is no reward, NaN where the budget of
-        seconds is used up or cut the episode short. See `drive`."""
+    ) -> EpisodeResult | None:
+        """One target episode; None where the budget of seconds is used up or cut it short. See
+        `drive`."""
         result = self.drive(stage, z, excitation=excitation, share=share)
-        if result is None:
-            return float("nan")
-        last = result.episodes[-1]
-        return last.return_ if last.return_ is None or _whole(last) else float("nan")
+        if result is None or not _whole(result.episodes[-1]):
+            return None
+        return result.episodes[-1]
 
     def drive(
         self, stage: str, z: AdaptedState | None, *, episodes: int = 1, excitation: float = 0.0,
         share: float = 1.0,
     ) -> RunResult | None:  # fmt: skip
-        """Target episodes of one trial; None where the budget of seconds is used up.
+        """Target episodes of one trial, fewer where it is stopped; None where the budget of seconds
+        is used up.
 
         Args:
             share: of the seconds that may be used so far.
@@ -326,7 +330,6 @@ class _Session:
             log=self.out / "logs" / self.started / stage,
         )  # fmt: skip
         self.spent.add(result)
-        self.driven.setdefault(stage, Spent()).add(result)
         if result.stopped is not None and not result.stopped.startswith("tilt"):
             raise SafetyStop(result.stopped)
         for episode in result.episodes:
@@ -387,8 +390,11 @@ class _Session:
 
         def try_context(context: Array) -> float:
             told = within(policy, ContextState(context, None)).value
-            value = self.episode("search", self.z(told), share=budget / episodes)
-            assert value is not None  # `adapt` refuses a target without reward
+            episode = self.episode("search", self.z(told), share=budget / episodes)
+            value = float("nan")
+            if episode is not None:
+                assert episode.return_ is not None  # `adapt` refuses a target without reward
+                value = episode.return_
             report(round(80 * self.spent.episodes / episodes), {"return": value})
             return value
 
@@ -418,30 +424,37 @@ class _Session:
         self, before: AdaptedState | None, after: AdaptedState, pairs: int, report: progress.Report
     ) -> tuple[bool, str]:
         """Episodes with one z and the other, by turns; without a reward, falls per second."""
-        old, new = [], []
+        whole = list[tuple[EpisodeResult, EpisodeResult]]()
         for k in range(pairs):
-            old.append(self.episode("before", before))
-            new.append(self.episode("after", after))
+            pair = self.episode("before", before), self.episode("after", after)
+            # an episode that the budget cut is a good one: dropping it alone would favour the other
+            if pair[0] is not None and pair[1] is not None:
+                whole.append((pair[0], pair[1]))
             report(80 + round(20 * (k + 1) / pairs), {"episodes": self.spent.episodes})
-        if not self.target.describe().reward:
-            return by_falls(*(self.driven.get(stage, Spent()) for stage in ("before", "after")))
-        # an episode that the budget cut is a good one: dropping it alone would favour the other
-        pairs_ = np.array([[x, y] for x, y in zip(old, new, strict=True) if x is not None], float)
-        a, b = pairs_[np.isfinite(pairs_.reshape(-1, 2)).all(axis=1)].reshape(-1, 2).T
-        if not len(a) or not len(b):
+        if not whole:
             return False, "the budget was used up before the adapted policy could be compared"
-        return by_return(a, b)
+        old, new = zip(*whole, strict=True)
+        if self.target.describe().reward:
+            return by_return(*(np.array([e.return_ for e in some], float) for some in (old, new)))
+        return by_falls(old, new)
 
     def remember(self, episodes: int, report: progress.Report) -> Adaptation:
         """One trial, and then what is remembered of it against nothing remembered."""
-        trial = gathering(episodes)
-        driven = self.drive("trial", None, episodes=trial, share=EXPLORE)
-        report(80 * self.spent.episodes // episodes, {"episodes": self.spent.episodes})
-        blank = self.artifact.contract.state("memory").initial
-        kept = blank if driven is None else driven.trial["memory"].ravel().tolist()
-        z = self.remembered(kept)
+        trial, bounds = gathering(episodes), self.artifact.contract.adaptation
+        assert bounds is not None
+        blank = kept = self.artifact.contract.state("memory").initial
+        z: AdaptedState | None = None
+        while self.spent.episodes < trial:  # a fall that tilt tells of ends a run, not the trial
+            left = trial - self.spent.episodes
+            driven = self.drive("trial", z, episodes=left, share=EXPLORE)
+            if driven is None:
+                break
+            # a GRU's rounding can leave [-1, 1] by the last digit
+            kept = np.clip(driven.trial["memory"].ravel(), bounds.low, bounds.high).tolist()
+            z = self.remembered(kept)
+            report(80 * self.spent.episodes // episodes, {"episodes": self.spent.episodes})
         accepted, reason = False, "the budget was used up before anything was remembered"
-        if driven is not None:
+        if z is not None:
             accepted, reason = self._by_turns(None, z, (episodes - trial) // 2, report)
         z = self.remembered(kept if accepted else blank, accepted=accepted)
         report(100, {"episodes": self.spent.episodes})
@@ -509,13 +522,16 @@ def by_return(before: Array, after: Array) -> tuple[bool, str]:
     return gain > 2 * error, said
 
 
-def by_falls(before: Spent, after: Spent) -> tuple[bool, str]:
-    """The gate of a memory without a reward: it must not fall more often than without what it
-    remembers, and have been driven with both."""
-    if not (before.seconds and after.seconds):
-        return False, "the budget was used up before the adapted policy could be compared"
-    old, new = (spent.falls / spent.seconds for spent in (before, after))
+def by_falls(before: Sequence[EpisodeResult], after: Sequence[EpisodeResult]) -> tuple[bool, str]:
+    """The gate of a memory without a reward, on whole episodes: with what it remembers it must not
+    fall more often than without, in two of each at least."""
+    old, new = (
+        sum(e.terminated or e.stopped is not None for e in some) / sum(e.seconds for e in some)
+        for some in (before, after)
+    )
     said = f"falls per second {old:.3g} before, {new:.3g} after"
+    if len(before) < 2:
+        return False, f"{said}: one episode of each says nothing of chance; allow more episodes"
     return new <= old, said
 
 

@@ -180,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--picture", help="where the finding is drawn (PNG)")
     p.add_argument("--seed", type=_seed, default=0, help="of the test; default 0")
 
-    p = _command(commands, adapt, "find the context of a target, and decide whether it helps")
+    p = _command(commands, adapt, "adapt a policy to a target, and decide whether it helps")
     p.add_argument("policy", metavar="POLICY", help="folder of a trained policy")
     p.add_argument("target", metavar="TARGET", help="HOST:PORT, logs, or ENV/GAP")
     p.add_argument("--env", help="the robot's folder, if it is not where the policy was trained")

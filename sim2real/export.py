@@ -394,7 +394,7 @@ def build_contract(spec: PolicySpec, recorded: Recording) -> c.Contract:
 
 
 CELL = 1e4
-"""What an LSTM's cell may hold: it grows by 1 in a step at most, and no trial has more steps."""
+"""Up to what an LSTM's cell is kept for later: it grows by 1 in a step at most."""
 
 
 def _adaptation(spec: PolicySpec) -> c.Adaptation | None:

@@ -35,7 +35,7 @@ class Film(NamedTuple):
 
 def film(
     robot: Robot, policy: Policy, gap: Gap | str | None, context: Array | None, seconds: float,
-    *, seed: int = 0,
+    *, seed: int = 0, memory: Array | None = None,
 ) -> Film:  # fmt: skip
     """Films the policy in the world of a gap, at 20 frames a second.
 
@@ -44,6 +44,7 @@ def film(
 
     Args:
         context: (K,) what the policy is told; None leaves it at the nominal values.
+        memory: (Z,) what it remembers already; None is nothing.
 
     Raises:
         RenderingMissing: no picture can be drawn here.
@@ -53,6 +54,7 @@ def film(
     model = copy.copy(worlds.model)
     worlds.space.write(model, worlds.xi[0])
     state, reset = policy.told(policy.initial(1), context), torch.ones(1, 1)
+    state = policy.remembering(state, memory)
     frames, returns, total = list[Array](), list[float](), 0.0
     ended: float | None = None
     period = worlds.control_period

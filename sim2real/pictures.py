@@ -202,7 +202,12 @@ def draw_stages(stages: Mapping[str, Sequence[float]], theme: Theme) -> Figure:
         axes.plot(x + spread, values, "o", color=colour, markersize=6,
                   markeredgecolor=theme.background, markeredgewidth=0.8)  # fmt: skip
         axes.annotate(f"{mean:.0f}", (x + 0.35, mean), color=colour, va="center", fontsize=10)
-    axes.set_xticks(range(len(names)), [_stage(name, len(stages[name])) for name in names])
+    said = LONG | REMEMBERED if "trial" in stages else LONG
+    labels = [
+        f"{said.get(name, name)}\n{len(stages[name])} episode{'s' * (len(stages[name]) != 1)}"
+        for name in names
+    ]
+    axes.set_xticks(range(len(names)), labels)
     axes.set_xlim(-0.6, len(names) - 0.3)
     _from_zero(axes)
     axes.set_ylabel("return of the episode")
@@ -210,12 +215,15 @@ def draw_stages(stages: Mapping[str, Sequence[float]], theme: Theme) -> Figure:
     return figure
 
 
-def _stage(name: str, count: int) -> str:
-    long = {
-        "gather": "gather\nnominal context, with noise", "search": "search\nmany contexts",
-        "before": "before\nnominal context", "after": "after\nadapted context",
-    }.get(name, name)  # fmt: skip
-    return f"{long}\n{count} episode{'s' * (count != 1)}"
+LONG = {
+    "gather": "gather\nnominal context, with noise", "search": "search\nmany contexts",
+    "before": "before\nnominal context", "after": "after\nadapted context",
+}  # fmt: skip
+REMEMBERED = {
+    "trial": "trial\nfinding out", "before": "before\nnothing remembered",
+    "after": "after\nremembering",
+}  # fmt: skip
+"""Of the stages of a memory."""
 
 
 def draw_robustness(

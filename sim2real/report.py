@@ -134,14 +134,19 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _film(report: Report) -> str:
     policy, adaptation = report.policy, report.adaptation
-    contexts: dict[str, Array | None] = {"nominal context": None}
+    remembers = adaptation.z.state == "memory"
+    unadapted = "nothing remembered" if remembers else "nominal context"
+    begun: dict[str, Array | None] = {unadapted: None}
     if adaptation.accepted:
-        contexts = {"before: nominal context": None, "after: adapted": np.array(adaptation.z.value)}
+        begun = {f"before: {unadapted}": None, "after: adapted": np.array(adaptation.z.value)}
     try:
         films = {
-            title: film(report.robot, policy, report.gap, context, SECONDS, seed=report.seed)
-            for title, context in contexts.items()
-        }
+            title: film(
+                report.robot, policy, report.gap, None if remembers else z, SECONDS,
+                seed=report.seed, memory=z if remembers else None,
+            )
+            for title, z in begun.items()
+        }  # fmt: skip
     except RenderingMissing as error:
         return _section("Before and after", f'<p class="missing">No film: {_text(str(error))}.</p>')
     frames = side_by_side(films)

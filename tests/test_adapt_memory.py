@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from sim2real.adapt import Spent, adapt, address_of, by_falls
+from sim2real.adapt import adapt, address_of, by_falls
 from sim2real.cli import main
 from sim2real.deploy.contract import AdaptedState
-from sim2real.deploy.controller import run
+from sim2real.deploy.controller import EpisodeResult, run
 from sim2real.deploy.logs.npz import EpisodeLog, read_logs
 from sim2real.deploy.robots.udp import UdpRobot
 from sim2real.export import export
@@ -29,7 +29,7 @@ torch.set_num_threads(1)
 HIDDEN = 4
 
 
-def remembering(patience: float = 0.9, blind: bool = False) -> Policy:
+def remembering(patience: float = 0.9, blind: bool = False, tilt: float | None = None) -> Policy:
     """A pole that is balanced as soon as its first unit of memory has risen above a half, which it
     does as h' = 1 - patience (1 - h) in every step of a trial, and thrown over until then; where
     `blind`, it is balanced whatever is remembered."""
@@ -43,6 +43,7 @@ def remembering(patience: float = 0.9, blind: bool = False) -> Policy:
         "waiting", "inverted_pendulum", terms,
         ActuatorSpec(robot.actuators, robot.config.command_unit, tuple(low), tuple(high)),
         robot.control_period, episodes=10, memory=MemorySpec(HIDDEN),
+        max_tilt=tilt, tilt_term=None if tilt is None else "pole_angle",
     )  # fmt: skip
     torch.manual_seed(0)
     network = mlp([spec.network_size, 8, spec.action_size])
@@ -154,25 +155,58 @@ def test_without_a_reward_falls_decide(tmp_path, serving, monkeypatch):
     usual = home._describe
     monkeypatch.setattr(home, "_describe", lambda *of: replace(usual(*of), reward=False))
     with serving("inverted_pendulum", gap="worn", seed=2) as address:
-        result = adapt(remembering(), address, episodes=5, out=tmp_path)
+        result = adapt(remembering(), address, episodes=7, out=tmp_path)
     assert result.stages == {}
-    assert "falls per second" in result.reason
-    assert result.spent.episodes == 5
+    assert result.reason.startswith("falls per second")
+    assert result.reason.endswith(", 0 after")
     assert result.accepted
+
+
+def fell(seconds: float) -> EpisodeResult:
+    return EpisodeResult(None, 1, seconds, True, False, None, None)
+
+
+def stood(seconds: float) -> EpisodeResult:
+    return EpisodeResult(None, 1, seconds, False, True, None, None)
 
 
 @pytest.mark.parametrize(
     ("before", "after", "accepted"),
     [
-        (Spent(2, 4.0, 2), Spent(2, 5.0, 2), True),
-        (Spent(2, 4.0, 1), Spent(2, 4.0, 2), False),
-        (Spent(2, 4.0, 0), Spent(2, 4.0, 0), True),
-        (Spent(), Spent(2, 4.0, 0), False),
-        (Spent(2, 4.0, 0), Spent(), False),
+        ([fell(2.0), fell(2.0)], [fell(2.0), fell(3.0)], True),
+        ([fell(2.0), stood(2.0)], [fell(2.0), fell(2.0)], False),
+        ([stood(2.0), stood(2.0)], [stood(2.0), stood(2.0)], True),
+        ([fell(2.0)], [stood(2.0)], False),  # one of each says nothing
     ],
 )
 def test_the_gate_on_falls(before, after, accepted):
     assert by_falls(before, after)[0] == accepted
+
+
+def test_a_fall_that_tilt_tells_of_ends_an_episode_and_not_the_trial(tmp_path, serving):
+    """The controller stops it before the task sees it fallen."""
+    with serving("inverted_pendulum", gap="worn", seed=2) as address:
+        result = adapt(remembering(tilt=0.18), address, episodes=8, out=tmp_path)
+    (trial,) = tmp_path.glob("logs/*/trial")
+    logs = logs_of(trial)
+    assert len(logs) == 3
+    assert logs[0].info.stopped is not None
+    assert logs[-1].info.stopped is None
+    assert result.spent.episodes == 7
+    assert result.accepted
+    np.testing.assert_allclose(replayed(remembering(), logs)[1], result.z.value, atol=1e-3)
+
+
+def test_a_robot_without_an_episode_limit_is_refused(tmp_path, serving, monkeypatch):
+    home = sys.modules["sim2real.serve"]
+    usual = home._describe
+    monkeypatch.setattr(home, "_describe", lambda *of: replace(usual(*of), episode_steps=None))
+    with (
+        serving("inverted_pendulum", seed=2) as address,
+        pytest.raises(InputError, match="has no episode limit"),
+    ):
+        adapt(remembering(), address, episodes=8, seconds=10, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_logs_and_search_are_refused_before_anything_is_written(helped, tmp_path):

@@ -321,7 +321,7 @@ def edit_log(edit: Edit) -> None:
 def edit_state(edit: Edit) -> None:
     space = Robot.load("hopper").space
     said = {
-        "schema": 1, "artifact": json.loads(
+        "schema": 2, "artifact": json.loads(
             contract_text(Path("artifact/policy.onnx").read_bytes())
         )["graph"],
         "state": "context", "names": list(space.names), "value": [float(x) for x in space.nominal],
@@ -335,11 +335,11 @@ RUN = ["run", "artifact", "--log", "new"]
 STATE = [*RUN, "--z", "z.json"]
 BAD_FILES = {
     "policy version": (edit_policy, {"schema": 2}, ["export", "policy"], ("schema 2", "reads 1")),
-    "contract version": (edit_contract, {"schema": 2}, RUN, ("schema", "2")),
+    "contract version": (edit_contract, {"schema": 3}, RUN, ("schema", "3")),
     "log version": (
         edit_log, {"schema": 7}, ["identify", "logs", "--env", "hopper"], ("schema 7", "schema 1")
     ),
-    "state version": (edit_state, {"schema": 2}, STATE, ("z.json", "schema", "2")),
+    "state version": (edit_state, {"schema": 3}, STATE, ("z.json", "schema", "3")),
     "a contract's key": (edit_contract, {"contrl_period": 1}, RUN, ("contrl_period",)),
     "a contract's type": (edit_contract, {"control_period": "1"}, RUN, ("control_period",)),
     "a state's key": (edit_state, {"vlue": []}, STATE, ("z.json", "vlue", "did you mean 'value'")),
@@ -378,7 +378,7 @@ def test_files_cut_in_half(folder, name, words, refused, serving):
 
 
 def test_a_changed_artifact_is_an_answer_of_verify(capsys):
-    edit_contract(lambda said: said.update(schema=2))
+    edit_contract(lambda said: said.update(schema=3))
     assert main(["verify", "artifact"]) == 1
     assert "schema" in capsys.readouterr().out
 

@@ -182,7 +182,7 @@ def test_the_table_of_an_adaptation_has_the_spread(engine, trained, hopper, caps
         "hopper", tuple(space.names), tuple(space.units), samples, np.full(2, 0.5),
         np.array(space.low), np.array(space.high), np.ones(K), -1.0, -2.0, 0.1, 10, {},
     )  # fmt: skip
-    z = AdaptedState(1, "0" * 64, "context", tuple(space.names), (1.0,) * K, (0.5,) * K, True,
+    z = AdaptedState(2, "0" * 64, "context", tuple(space.names), (1.0,) * K, (0.5,) * K, True,
                      10, 12.5, 1)  # fmt: skip
     known = posterior if engine == "identify" else None
     result = Adaptation(True, "it won", z, Path("artifact"), known, None, Spent(10, 12.5, 1))

@@ -433,7 +433,7 @@ def test_resealing_alone_changes_nothing(copied):
         (lambda c: c.update(control_period=0.02), "control_period"),
         (lambda c: c["states"][0].update(reset="trial"), "reset"),
         (lambda c: c["parameters"][0].update(high=9.0), "high"),
-        (lambda c: c.update(schema=2), "schema 2"),
+        (lambda c: c.update(schema=3), "schema 3"),
     ],
 )
 def test_a_contract_altered_and_sealed_again_is_refused(copied, change, sentence):

@@ -61,7 +61,7 @@ def adaptation(robot):
         space.high, prior, -1.0, -2.0, 0.1, 50, {"pitch": 0.01},
     )  # fmt: skip
     z = AdaptedState(
-        1, "0" * 64, "context", tuple(space.names), tuple(posterior.mean), tuple(posterior.std),
+        2, "0" * 64, "context", tuple(space.names), tuple(posterior.mean), tuple(posterior.std),
         True, 10, 12.5, 1,
     )  # fmt: skip
     stages = {"gather": [90.0, 95.0], "before": [100.0, 104.0], "after": [321.0, 123.0]}

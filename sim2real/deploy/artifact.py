@@ -225,14 +225,19 @@ class Runner:
         shape = self.contract.state(name).shape
         return self._buffers[self._now][name].reshape(shape).copy()
 
-    def acted(self, command: Array) -> None:
+    @property
+    def is_told_actions(self) -> bool:
+        """Whether it remembers what it did."""
+        return any(state.name == "last_action" for state in self.contract.states)
+
+    def acted(self, command: Array, other: Array) -> None:
         """Tell a policy that remembers what it did which command (A,) went to the robot, where that
-        was not its own."""
-        if any(state.name == "last_action" for state in self.contract.states):
-            commands = self.contract.commands
-            scale, offset = np.asarray(commands.scale), np.asarray(commands.offset)
-            raw = (command - offset) / np.where(scale == 0, 1.0, scale)
-            self.set_state("last_action", np.clip(raw, -1.0, 1.0))
+        was `other` (A,) bool than its own."""
+        commands = self.contract.commands
+        scale = np.asarray(commands.scale)
+        raw = (command - np.asarray(commands.offset)) / np.where(scale == 0, 1.0, scale)
+        own = self.state("last_action")[0]
+        self.set_state("last_action", np.where(other, np.clip(raw, -1.0, 1.0), own))
 
     def trial(self) -> dict[str, Array]:
         """Copies of the states that last a trial, by name."""

@@ -20,7 +20,7 @@ from sim2real.deploy.files import canonical, parse, write_atomically
 from sim2real.schema import read, to_dict
 from sim2real.types import Array, InputError, nearest
 
-SCHEMA = 1
+SCHEMA = 2
 FILES = ("golden.npz", "card.md")
 """The files beside policy.onnx, each with its sha256 in the contract."""
 HASHES = ("files", "graph")

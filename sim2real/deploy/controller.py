@@ -357,10 +357,12 @@ class _Loop:
                 if verdict.stop is not None:
                     return verdict.stop
             last = decision.command
-            if not _alike(last, self._own(decision.raw)):
-                self.runner.acted(last)
             self.robot.send(last[self.wiring.order], sample.seq)
             self.reaction_us.append((time.monotonic() - begin) * 1e6)
+            if self.runner.is_told_actions:
+                other = _differs(last, self._own(decision.raw)) | np.isnan(decision.raw)
+                if other.any():
+                    self.runner.acted(last, other)
             rows.append(decision._replace(lateness_us=lateness * 1e6))
             if self.settings.progress is not None:
                 self.settings.progress(k, len(rows), (self.ticks + len(rows)) * period)
@@ -405,7 +407,7 @@ class _Loop:
         shaped = self._shape(command, tick, rng)
         allowed = safety.limit(shaped, self.wiring.low, self.wiring.high)
         allowed = safety.limit_rate(allowed, last, self.rate, self.contract.control_period)
-        flags = TickFlag(0) if _alike(allowed, shaped) else TickFlag.LIMITED
+        flags = TickFlag.LIMITED if _differs(allowed, shaped).any() else TickFlag(0)
         return _Decision(allowed, raw, inference, float("nan"), flags)
 
     def _own(self, raw: Array) -> Array:
@@ -504,10 +506,9 @@ class _Loop:
         )
 
 
-def _alike(command: Array, other: Array) -> bool:
-    """Whether two commands are one; what is NaN was never made. The graph reckons in float32: what
-    rounding moves is no difference."""
-    return not (np.abs(command - other) > 1e-6 * (1 + np.abs(other))).any()
+def _differs(command: Array, other: Array) -> Array:
+    """(A,) bool. The graph reckons in float32: what rounding moves is no difference."""
+    return np.abs(command - other) > 1e-6 * (1 + np.abs(other))
 
 
 def _again(sample: Sample) -> Sample:

@@ -305,7 +305,8 @@ def _spare(model: mujoco.MjModel, qpos: Array) -> Array:
 
 def _information(robot: MjcfRobot, log: Trajectory, seed: int) -> float:
     """Logarithm of the determinant of what a log of the nominal robot adds to the range of ξ, in
-    its deviations: as in `fit`, of a part of the log, under a right simulator and noisy sensors."""
+    its deviations: as in `fit`, but along ξ itself, of a part of the log, under a right simulator
+    and noisy sensors."""
     space, rng = robot.space, np.random.default_rng([seed, 14])
     low, high = np.array(space.low, float), np.array(space.high, float)
     free = high > low  # a range of one point has nothing to tell

@@ -166,6 +166,12 @@ class Policy(nn.Module):
         new = torch.tensor(np.broadcast_to(context, old.shape), dtype=torch.float32)
         return self._with(z, "context", new)
 
+    def remembering(self, z: State, memory: Array | None) -> State:
+        """z of a policy that remembers something already, (Z,); as it is where there is nothing."""
+        if memory is None:
+            return z
+        return self._with(z, "memory", torch.as_tensor(memory, dtype=torch.float32)[None])
+
     def _with(self, z: State, name: str, value: Tensor) -> State:
         """z with another value of a part, where the policy has that."""
         names = self.z_names

@@ -134,7 +134,7 @@ def recording(semantics=""):
 
 
 CONTRACT = c.Contract(
-    schema=1,
+    schema=2,
     name="pd",
     package="sim2real 0.1.0",
     created="2026-11-30T12:00:00+00:00",

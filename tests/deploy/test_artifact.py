@@ -146,7 +146,7 @@ def test_flatten_names_the_term_that_does_not_fit(contract):
 def test_adapted_state_is_applied_from_memory_and_from_its_file(artifact, tmp_path):
     runner = Runner(artifact)
     graph, names = artifact.contract.graph, ("mass", "drag")
-    z = AdaptedState(1, graph, "context", names, (1.5, 0.75), (0.1, 0.1), True, 4, 2.0, 0)
+    z = AdaptedState(2, graph, "context", names, (1.5, 0.75), (0.1, 0.1), True, 4, 2.0, 0)
     apply(runner, z)
     np.testing.assert_array_equal(runner.state("context"), [[1.5, 0.75]])
     z = replace(z, value=(0.5, 2.0), accepted=False)

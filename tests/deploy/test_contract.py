@@ -65,7 +65,7 @@ def test_every_missing_and_every_unknown_key_is_refused_by_name(sealed):
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [
-        (("schema",), 2, r"reads schema 1"),
+        (("schema",), 3, r"reads schema 2"),
         (("control_period",), 0.0, "control_period must be above 0"),
         (("control_period",), float("nan"), "finite|not JSON|Out of range"),
         (("observations", 0, "size"), 3, r"low has 2 numbers; 3"),
@@ -122,7 +122,7 @@ def test_golden_semantics_leaves_out_nothing_but_the_hashes(sealed):
 
 def state(contract, **edit):
     z = AdaptedState(
-        1, contract.graph, "context", ("mass", "drag"), (1.5, 0.75), (0.1, 0.1), True, 4, 12.5, 1
+        2, contract.graph, "context", ("mass", "drag"), (1.5, 0.75), (0.1, 0.1), True, 4, 12.5, 1
     )
     return replace(z, **edit)
 
@@ -164,7 +164,7 @@ def test_adapted_state_needs_something_to_adapt(sealed):
         (b"{", "not JSON"),
         (b"\xff", "UTF-8"),
         (b'{"schema": 3}', "schema 3"),
-        (b'{"schema": 1}', "missing"),
+        (b'{"schema": 2}', "missing"),
     ],
 )
 def test_what_is_no_adapted_state_is_refused(tmp_path, content, sentence):

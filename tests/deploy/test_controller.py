@@ -31,7 +31,7 @@ def robot(point_mass):
 
 def context(artifact, value, **edit):
     z = AdaptedState(
-        1, artifact.contract.graph, "context", ("mass", "drag"), value, (0.1, 0.1), True, 4, 2.0, 0
+        2, artifact.contract.graph, "context", ("mass", "drag"), value, (0.1, 0.1), True, 4, 2.0, 0
     )
     return replace(z, **edit)
 

@@ -18,7 +18,7 @@ def episode(T=5, k=0, reward=True, started=0.0):
         reward,
         T,
     )
-    z = AdaptedState(1, "c" * 64, "context", ("m",), (0.1 + 0.2,), (0.1,), True, 1, 2.0, 0)
+    z = AdaptedState(2, "c" * 64, "context", ("m",), (0.1 + 0.2,), (0.1,), True, 1, 2.0, 0)
     info = LogInfo(
         schema=1,
         started=stamp_of(started),

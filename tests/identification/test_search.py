@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sim2real import progress
+from sim2real.identification.axes import Axes
 from sim2real.identification.fit import NATS, _At, _Found, _Search
 from sim2real.identification.linearization import Normal
 from sim2real.identification.tracking import LEAST_DRIFT, Supposed, Track, _huber
@@ -39,7 +40,9 @@ def searched(rounds, says):
                 settled,
             )
 
-    search = Told(0, BELIEF, BELIEF, np.random.default_rng(0), progress.silent)
+    search = Told(
+        0, Axes.of(-np.ones(1), np.ones(1)), BELIEF, np.random.default_rng(0), progress.silent
+    )
     begin = _At(BELIEF, Supposed(1.0, np.ones(1)), None, 0)
     tracker: Any = None
     return search.descended(tracker, begin, rounds), tried
