@@ -52,7 +52,6 @@ RECIPES = {
         REFERENCE: "hopper-uniform-history",
         "context": "hopper-context",
         "student": "hopper-student",
-        "rl2": "hopper-rl2",
     },
     "go1": {REFERENCE: "go1-uniform", "context": "go1-context"},
 }
