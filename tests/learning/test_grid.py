@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from sim2real.bridges.adapt.inference.varibad import Decoding
 from sim2real.bridges.adapt.memory.network import RecurrentActorCritic
 from sim2real.bridges.adapt.memory.recurrent_ppo import PPOSettings, RecurrentPPO
 from sim2real.bridges.adapt.memory.trials import Actions, Outcome, Told
@@ -129,6 +130,15 @@ def rl2(forgets=False):
     return learned(network, 4_000_000)
 
 
+def varibad(**decoding):
+    torch.manual_seed(0)
+    network = Decoding(
+        Memory(2 * SIDE + 7, MemorySpec(64)), CHOICE, latent=5, observed=2 * SIDE, kl=0.01,
+        decoder=(32, 32), network=(32,), **decoding,
+    )  # fmt: skip
+    return learned(network, 4_000_000)
+
+
 def near_and_below(mean, error):
     assert mean[0] > bayes() / 2
     assert (mean[1:] > 0.8 * clairvoyant()).all()
@@ -152,3 +162,17 @@ def test_a_policy_that_forgets_finds_it_anew_in_every_episode():
     mean, error = rl2(forgets=True)
     print("cleared:", *(f"{m:.2f} ± {e:.2f}" for m, e in zip(mean, error, strict=True)))
     assert (np.abs(mean[1:] - mean[0]) < 4 * 2**0.5 * error[1:]).all()
+
+
+def test_a_belief_that_explains_the_rewards_finds_the_goal():
+    """VariBAD: reward teaches the policy, the decoder alone teaches the memory."""
+    mean, error = varibad(weights=(0.0, 1.0))
+    print("VariBAD:", *(f"{m:.2f} ± {e:.2f}" for m, e in zip(mean, error, strict=True)))
+    near_and_below(mean, error)
+
+
+def test_a_belief_that_explains_what_is_seen_alone_knows_of_no_goal():
+    """A control arm: here tasks differ in their rewards, and observations tell nothing of them."""
+    mean, _ = varibad(weights=(1.0, 0.0))
+    print("VariBAD without rewards:", *(f"{m:.2f}" for m in mean))
+    assert (mean[1:] < 0.6 * clairvoyant()).all()
