@@ -173,7 +173,7 @@ def means(cells: list[Cell], n: int) -> Array | None:
 
 def interval(values: Array) -> str:
     low, high = np.percentile(values[1:], [2.5, 97.5])
-    return f"{values[0]:.3g} [{low:.3g}, {high:.3g}]"
+    return f"{values[0]:.4g} [{low:.4g}, {high:.4g}]"
 
 
 def drawn(values: Array, robots: Array, rng: np.random.Generator) -> Array:
