@@ -10,6 +10,8 @@ PYTHON := $(or $(PYTHON),python3)
 endif
 # Extra words for pytest: make test ARGS="-k hopper"
 ARGS ?=
+# Which study: ladder, or adaptation
+STUDY ?= ladder
 
 .PHONY: help venv demo test learn study check format build clean
 
@@ -18,6 +20,7 @@ help:
 	@echo "make test     the tests, at most 10 minutes on 2 cores"
 	@echo "make learn    the tests that train for more than a minute, at most 45 minutes on 2 cores"
 	@echo "make study    the ladder of results/, cell by cell; stop it and go on as you like"
+	@echo "              STUDY=adaptation: what adaptation wins in ten episodes, cell by cell as well"
 	@echo "make check    ruff and pyright"
 	@echo "make format   let ruff write the code"
 	@echo "make build    wheel and source distribution, each tried in a clean environment"
@@ -55,7 +58,7 @@ learn: venv
 		MUJOCO_GL=$$gl OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m learn tests/learning $(ARGS)
 
 study: venv
-	OMP_NUM_THREADS=1 $(BIN)/python tools/study_ladder.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/study_$(STUDY).py $(ARGS)
 
 # pyright says itself when a newer pyright exists, for which it asks the network: not here.
 check: venv

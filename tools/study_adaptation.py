@@ -1,7 +1,7 @@
 """What adaptation wins on the robots of a family, against the episodes that it cost.
 
-    python tools/study_adaptation.py hopper --draw 777               goes on with whatever is open
-    python tools/study_adaptation.py hopper --draw 777 --methods student --seeds 0-0 --families worn
+    make study STUDY=adaptation                         goes on with whatever is open
+    make study STUDY=adaptation ARGS="--methods student --seeds 0-0 --families worn"
 
 Every method is a recipe of policies/, trained once for each seed into `--work`, and then meets the
 same robots, drawn from a family of gaps by `--draw`, a seed that training never saw. What is
@@ -227,10 +227,10 @@ def read_cells(folder: Path, method: str) -> list[Cell]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("env", choices=list(RECIPES))
-    parser.add_argument("--draw", type=int, required=True, help="draws the robots")
-    parser.add_argument("--robots", type=int, default=20)
-    parser.add_argument("--seeds", type=span, default="0-0", help="of training, FIRST-LAST")
+    parser.add_argument("--env", choices=list(RECIPES), default="hopper")
+    parser.add_argument("--draw", type=int, default=4242, help="draws the robots")
+    parser.add_argument("--robots", type=int, default=30)
+    parser.add_argument("--seeds", type=span, default="0-4", help="of training, FIRST-LAST")
     parser.add_argument("--methods", help="NAME[,NAME...]; default all and the oracle")
     parser.add_argument("--families", default=",".join(FAMILIES))
     parser.add_argument("--work", type=Path, default=Path("runs/adaptation"))
