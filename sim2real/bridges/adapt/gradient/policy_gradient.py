@@ -54,14 +54,24 @@ def normal_policy(
 
 def mean(params: Params, obs: Tensor) -> Tensor:
     """(..., A) of obs (..., O); of parameters (N, ...) and obs (N, E, O) task by task."""
-    layers = sum(name.startswith("weight") for name in params)
+    return _layer(params, _layers(params) - 1, hidden(params, obs))
+
+
+def hidden(params: Params, obs: Tensor) -> Tensor:
+    """(..., H) the last hidden layer at obs, obs themselves where there is none; see `mean`."""
     h = obs
-    for i in range(layers):
-        bias = params[f"bias{i}"]
-        bias = bias[:, None] if params[f"weight{i}"].ndim == 3 else bias
-        h = h @ params[f"weight{i}"] + bias
-        h = h.tanh() if i < layers - 1 else h
+    for i in range(_layers(params) - 1):
+        h = _layer(params, i, h).tanh()
     return h
+
+
+def _layers(params: Params) -> int:
+    return sum(name.startswith("weight") for name in params)
+
+
+def _layer(params: Params, i: int, h: Tensor) -> Tensor:
+    bias = params[f"bias{i}"]
+    return h @ params[f"weight{i}"] + (bias[:, None] if params[f"weight{i}"].ndim == 3 else bias)
 
 
 def log_std(params: Params) -> Tensor:

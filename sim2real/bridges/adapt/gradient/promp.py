@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from sim2real.bridges.adapt.gradient.inner_loop import Params, inner_loop
+from sim2real.bridges.adapt.gradient.inner_loop import Loss, Params, inner_loop
 from sim2real.bridges.adapt.gradient.policy_gradient import (
     Episodes,
     advantages,
@@ -77,9 +77,17 @@ class Stage(NamedTuple):
 
 
 class ProMP:
-    """Learns a start, in place, from tasks that are drawn anew in every iteration."""
+    """Learns a start, in place, from tasks that are drawn anew in every iteration.
 
-    def __init__(self, params: Params, settings: ProMPSettings, *, seed: int = 0) -> None:
+    Args:
+        inner: the loss of an inner step, of a Stage: minus the surrogate of the reward, or one that
+            knows of none (`prediction.py`).
+    """
+
+    def __init__(
+        self, params: Params, settings: ProMPSettings, *, seed: int = 0, inner: Loss | None = None
+    ) -> None:
+        self.inner = inner_loss if inner is None else inner
         self.params = {name: p.detach().clone().requires_grad_() for name, p in params.items()}
         self.settings = settings
         self.generator = torch.Generator().manual_seed(seed)
@@ -131,7 +139,7 @@ class ProMP:
         how = self.settings
 
         def one(data: Any) -> dict[str, Tensor]:
-            return inner_loop(params, inner_loss, data, how.rate, first_order=how.first_order)
+            return inner_loop(params, self.inner, data, how.rate, first_order=how.first_order)
 
         batches = [tuple(stage) for stage in stages[:steps]]
         return torch.func.vmap(one)(batches)
