@@ -5,7 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sim2real.deploy.contract import AdaptedState, Contract, golden_semantics
+from sim2real.deploy.contract import (
+    Adaptation,
+    AdaptedState,
+    Contract,
+    State,
+    check,
+    golden_semantics,
+)
 from sim2real.types import InputError
 
 
@@ -151,6 +158,41 @@ def test_adapted_state_round_trip(sealed, tmp_path):
 def test_adapted_state_of_another_policy_or_out_of_bounds_is_refused(sealed, edit, sentence):
     with pytest.raises(InputError, match=sentence):
         state(sealed, **edit).check(sealed)
+
+
+def remembering(contract, size=3, **edit):
+    """A contract of a policy with a memory."""
+    kept = State("memory", (1, 3), (0.0,) * 3, "trial")
+    bound = Adaptation("memory", "memory", False, 10, (-1.0,) * size, (1.0,) * size)
+    return replace(
+        contract, states=(contract.states[0], kept), adaptation=replace(bound, **edit)
+    )  # fmt: skip
+
+
+def test_a_memory_is_kept_without_names_and_within_its_bounds(sealed, tmp_path):
+    contract = remembering(sealed)
+    check(contract)
+    z = state(contract, state="memory", names=(), value=(0.5, -1.0, 1.0), std=())
+    z.write(tmp_path / "z.json")
+    read = AdaptedState.read(tmp_path / "z.json")
+    read.check(contract)
+    assert (read, read.context) == (z, {})
+    for edit, sentence in (
+        ({"value": (0.5, 1.0)}, "value has 2 numbers; 3"),
+        ({"value": (0.5, 1.5, 0.0)}, r"memory\[1\] = 1.5 lies outside \[-1, 1\]"),
+        ({"names": ("mass", "drag")}, "takes none in this order"),
+        ({"std": (0.1,)}, "std has 1 numbers; 0"),
+        ({"state": "context"}, "adapts 'context'; .* adapts 'memory'"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            replace(z, **edit).check(contract)
+
+
+def test_a_memory_has_a_bound_for_each_of_its_numbers(sealed):
+    with pytest.raises(InputError, match="low has 2 numbers; 3"):
+        check(remembering(sealed, size=2))
+    with pytest.raises(InputError, match="one per parameter, and last a trial"):
+        check(remembering(sealed, kind="context"))
 
 
 def test_adapted_state_needs_something_to_adapt(sealed):
