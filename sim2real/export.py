@@ -453,7 +453,7 @@ Low and high are the 0.1 and 99.9 percentiles met in training.
 {_table("parameter, unit, low, high, nominal", randomized)}
 
 Latency [ms]: {contract.latency_ms[0]:.4g} to {contract.latency_ms[1]:.4g}.
-Episodes for adaptation: {contract.adaptation.episodes if contract.adaptation else "none"}.
+{_adapted(contract.adaptation)}
 
 ## Safety and evidence
 
@@ -466,6 +466,16 @@ torch and onnxruntime differ by {evidence.parity:.1e} of 1 + the value, at most,
 
 {_table("what, which", sorted({**spec.provenance, **contract.versions}.items()))}
 """
+
+
+def _adapted(adaptation: c.Adaptation | None) -> str:
+    if adaptation is None:
+        return "Nothing is adapted on the robot."
+    needed = "a" if adaptation.reward else "no"
+    return (
+        f"Adapted on the robot: `{adaptation.state}`, within {adaptation.episodes} episodes, for "
+        f"which it needs {needed} reward."
+    )
 
 
 def _table(columns: str, rows: Iterable[Iterable[object]]) -> str:
