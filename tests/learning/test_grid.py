@@ -111,8 +111,20 @@ def forgetful(memory: Any) -> None:
     memory.unroll = lambda x, z, begin: unroll(x, z, begin | (x[..., -1] > 0.5))
 
 
-def learned(network, steps, batch=256, seed=0, **settings):
-    told = Told(2 * SIDE, CHOICE)
+class Amnesia(Told):
+    """An episode begins as a trial does, without the action and reward before: a policy whose z
+    alone is cleared tells itself, by the last action of an episode, where the goal was."""
+
+    def after(self, action, outcome):
+        x = super().after(action, outcome)
+        x[outcome.done, self.obs_size : -1] = 0.0
+        return x
+
+
+TOLD = Told(2 * SIDE, CHOICE)
+
+
+def learned(network, steps, batch=256, seed=0, told=TOLD, **settings):
     how = PPOSettings(
         sequence=STEPS * EPISODES, learning_rate=2e-3, gamma=0.95, entropy=0.03, centered=True,
         **settings,
@@ -127,6 +139,7 @@ def rl2(forgets=False):
     network = RecurrentActorCritic(Memory(2 * SIDE + 7, MemorySpec(64)), CHOICE)
     if forgets:
         forgetful(network.memory)
+        return learned(network, 4_000_000, told=Amnesia(2 * SIDE, CHOICE))
     return learned(network, 4_000_000)
 
 
