@@ -149,7 +149,7 @@ def varibad(**decoding):
         Memory(2 * SIDE + 7, MemorySpec(64)), CHOICE, latent=5, observed=2 * SIDE, kl=0.01,
         decoder=(32, 32), network=(32,), **decoding,
     )  # fmt: skip
-    return learned(network, 4_000_000)
+    return learned(network, 4_000_000, told=Amnesia(2 * SIDE, CHOICE))
 
 
 def near_and_below(mean, error):
