@@ -143,13 +143,13 @@ def rl2(forgets=False):
     return learned(network, 4_000_000)
 
 
-def varibad(**decoding):
+def varibad(told=TOLD, **decoding):
     torch.manual_seed(0)
     network = Decoding(
         Memory(2 * SIDE + 7, MemorySpec(64)), CHOICE, latent=5, observed=2 * SIDE, kl=0.01,
         decoder=(32, 32), network=(32,), **decoding,
     )  # fmt: skip
-    return learned(network, 4_000_000, told=Amnesia(2 * SIDE, CHOICE))
+    return learned(network, 4_000_000, told=told)
 
 
 def near_and_below(mean, error):
@@ -186,6 +186,6 @@ def test_a_belief_that_explains_the_rewards_finds_the_goal():
 
 def test_a_belief_that_explains_what_is_seen_alone_knows_of_no_goal():
     """A control arm: here tasks differ in their rewards, and observations tell nothing of them."""
-    mean, _ = varibad(weights=(1.0, 0.0))
+    mean, _ = varibad(Amnesia(2 * SIDE, CHOICE), weights=(1.0, 0.0))
     print("VariBAD without rewards:", *(f"{m:.2f}" for m in mean))
     assert (mean[1:] < 0.6 * clairvoyant()).all()
