@@ -180,6 +180,8 @@ class Runner:
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
         self.contract = contract = artifact.contract
+        self.is_told_actions = any(state.name == "last_action" for state in contract.states)
+        """Whether it remembers what it did."""
         self._run = artifact.session.run_with_iobinding
         a = contract.action_size
         shapes = {s.name: s.shape for s in contract.states}
@@ -224,11 +226,6 @@ class Runner:
         """A copy of a state as it is now."""
         shape = self.contract.state(name).shape
         return self._buffers[self._now][name].reshape(shape).copy()
-
-    @property
-    def is_told_actions(self) -> bool:
-        """Whether it remembers what it did."""
-        return any(state.name == "last_action" for state in self.contract.states)
 
     def acted(self, command: Array, other: Array) -> None:
         """Tell a policy that remembers what it did which command (A,) went to the robot, where that
