@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from sim2real import progress, recipe
-from sim2real.adapt import Adaptation, adapt, address_of
+from sim2real.adapt import adapt, address_of
+from sim2real.adaptation.session import Adaptation
 from sim2real.deploy.artifact import Artifact
 from sim2real.deploy.contract import AdaptedState
 from sim2real.deploy.controller import RunResult, run

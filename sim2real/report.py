@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sim2real import pictures
-from sim2real.adapt import Adaptation
+from sim2real.adaptation.session import Adaptation
 from sim2real.compare import Table
 from sim2real.deploy.files import write_atomically
 from sim2real.evaluate import RobustnessMap

@@ -17,16 +17,9 @@ import torch
 from torch import nn
 
 import sim2real
-from sim2real.adapt import (
-    MARGIN,
-    Rehearsal,
-    adapt,
-    around,
-    by_likelihood,
-    by_return,
-    rehearsal_worlds,
-    rehearse,
-)
+from sim2real.adapt import adapt
+from sim2real.adaptation.gate import by_likelihood, by_return
+from sim2real.adaptation.rehearsal import MARGIN, Rehearsal, around, rehearsal_worlds, rehearse
 from sim2real.bridges.adapt.context import ContextAdapter, from_posterior
 from sim2real.bridges.adapt.search import PATIENCE, search
 from sim2real.cli import main
@@ -460,7 +453,7 @@ def test_a_search_whose_every_context_is_refused_leaves_the_robot_alone(
     trained, serving, tmp_path, monkeypatch, hopper
 ):
     monkeypatch.setattr(
-        sys.modules["sim2real.adapt"], "rehearse", lambda *_, **how: Rehearsal(2.0, 1.0)
+        sys.modules["sim2real.adaptation.told"], "rehearse", lambda *_, **how: Rehearsal(2.0, 1.0)
     )
     with serving(gap="mild", seed=1) as address:
         result = adapt(trained / "policy", address, engine="search", out=tmp_path)

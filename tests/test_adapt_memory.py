@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from sim2real.adapt import adapt, address_of, by_falls
+from sim2real.adapt import adapt, address_of
+from sim2real.adaptation.gate import by_falls
 from sim2real.cli import main
 from sim2real.deploy.contract import AdaptedState
 from sim2real.deploy.controller import EpisodeResult, run

@@ -17,7 +17,7 @@ import torch
 
 import sim2real
 from sim2real import cli
-from sim2real.adapt import Adaptation, Spent
+from sim2real.adaptation.session import Adaptation, Spent
 from sim2real.cli import main
 from sim2real.deploy.contract import AdaptedState
 from sim2real.identification.posterior import Posterior

@@ -23,7 +23,8 @@ LEAVES = {"types", "content", "schema", "progress"}
 PHYSICS = {"dynamics", "simulation", "identification"}
 SHOWING = {"film", "pictures", "report"}
 OUTER = SHOWING | {
-    "adapt", "compare", "demo", "evaluate", "export", "localization", "record", "serve", "trial",
+    "adapt", "adaptation", "compare", "demo", "evaluate", "export", "localization", "record",
+    "serve", "trial",
 }  # fmt: skip
 UP_TO_LEARNING = LEAVES | PHYSICS | {"policy", "deploy", "learning"}
 UP_TO_TRAIN = UP_TO_LEARNING | {"make", "bridges", "recipe", "train"}

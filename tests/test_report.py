@@ -14,7 +14,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image, ImageSequence
 
 from sim2real import recipe
-from sim2real.adapt import Adaptation, Rehearsal, Spent
+from sim2real.adaptation.rehearsal import Rehearsal
+from sim2real.adaptation.session import Adaptation, Spent
 from sim2real.deploy.contract import AdaptedState
 from sim2real.evaluate import RobustnessMap, play
 from sim2real.film import FPS, LARGEST, Film, film, gif, side_by_side
