@@ -13,6 +13,7 @@ from typing import Literal, get_args
 from sim2real import content, progress
 from sim2real.adaptation.remembered import Remembered
 from sim2real.adaptation.session import Adaptation, Method, Session
+from sim2real.adaptation.stepped import Stepped
 from sim2real.adaptation.told import Identify, Search
 from sim2real.deploy.files import write_atomically
 from sim2real.deploy.robots.udp import UdpRobot
@@ -55,7 +56,8 @@ def adapt(
 
     A policy with a memory finds out while it acts: it drives four tenths of the episodes as one
     trial, and what it then remembers is compared with nothing remembered, in the remaining episodes
-    by turns. Where the target has no reward, falls per second decide.
+    by turns. One with fast numbers is compared likewise, after gradient steps on what it foretold,
+    made after each of the first episodes. Where the target has no reward, falls per second decide.
 
     Args:
         target: `HOST:PORT` of a robot; a log or a folder of logs; or `ENV/GAP`, a simulated robot
@@ -70,7 +72,7 @@ def adapt(
             runs/<policy>-adapt.
 
     Raises:
-        InputError: the policy has neither context nor memory, the target is not there, another
+        InputError: the policy has nothing to adapt, the target is not there, another
             robot or without the reward that a search needs, or an argument is not what it may be;
             nothing has been driven or written then.
         SafetyStop: the controller stopped the target, and not because it was about to fall.
@@ -109,17 +111,22 @@ def _method(policy: Policy, robot: Robot, engine: Engine, seed: int, excitation:
         if engine == "search":
             return Search(policy, robot, seed)
         return Identify(policy, robot, seed, excitation)
-    if "memory" not in policy.z_names:
-        raise InputError(
-            f"policy '{policy.spec.name}' has no context to adapt, and no memory; train one with "
-            "adapt: context or adapt: memory"
-        )
-    if engine == "search":
-        raise InputError(
-            f"search is for a context, and policy '{policy.spec.name}' has none: it finds out "
-            "while it acts; leave engine out"
-        )
-    return Remembered(policy)
+    finds = {
+        "memory": (lambda: Remembered(policy), "it finds out while it acts"),
+        "fast": (lambda: Stepped(policy, robot, seed, excitation), "gradient steps find it out"),
+    }
+    for name, (method, how) in finds.items():
+        if name in policy.z_names:
+            if engine == "search":
+                raise InputError(
+                    f"search is for a context, and policy '{policy.spec.name}' has none: {how}; "
+                    "leave engine out"
+                )
+            return method()
+    raise InputError(
+        f"policy '{policy.spec.name}' has no context to adapt, no memory and no fast numbers; "
+        "train one with adapt: context, adapt: memory or adapt: gradient"
+    )
 
 
 def _check_arguments(

@@ -25,6 +25,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from sim2real.bridges.adapt.gradient.fast import FARTHEST
 from sim2real.deploy import contract as c
 from sim2real.deploy.artifact import Artifact, Runner, open_session, write_artifact
 from sim2real.deploy.golden import Golden
@@ -159,15 +160,19 @@ def check_recording(recorded: Recording, spec: PolicySpec) -> None:
 
 
 def initial_states(policy: Policy) -> State:
-    """z at the first tick of the recording: as on the robot, but with a context away from nominal.
+    """z at the first tick of the recording: as on the robot, but with a context away from nominal,
+    or fast numbers away from zero.
 
-    At nominal, a graph that mixed up two entries of its context could look like a right one.
+    There, a graph that mixed up two entries could look like a right one.
     """
     z = dict(zip(policy.z_names, policy.initial(1), strict=True))
     if "context" in z:
         low, high = np.array([(p.low, p.high) for p in policy.spec.context]).T
         context = np.random.default_rng(0).uniform(low, high)
         z["context"] = torch.tensor(context[None], dtype=torch.float32)
+    if "fast" in z:
+        fast = np.random.default_rng(0).uniform(-1.0, 1.0, z["fast"].shape)
+        z["fast"] = torch.tensor(fast, dtype=torch.float32)
     return tuple(z.values())
 
 
@@ -342,6 +347,7 @@ def build_contract(spec: PolicySpec, recorded: Recording) -> c.Contract:
     states = {
         "history": c.State("history", (1, H, O), (0.0,) * (H * O), reset="episode"),
         "context": c.State("context", (1, K), nominal, reset="trial"),
+        "fast": c.State("fast", (1, spec.fast_size), (0.0,) * spec.fast_size, reset="trial"),
         "memory": c.State("memory", (1, Z), (0.0,) * Z, reset="trial"),
         "last_action": c.State("last_action", (1, A), (0.0,) * A, reset="trial"),
     }
@@ -401,6 +407,10 @@ def _adaptation(spec: PolicySpec) -> c.Adaptation | None:
     if spec.context:
         low, high = (tuple(getattr(p, end) for p in spec.context) for end in ("low", "high"))
         return c.Adaptation("context", "context", False, spec.episodes, low, high)
+    if spec.fast_size:
+        high = (FARTHEST,) * spec.fast_size
+        low = tuple(-x for x in high)
+        return c.Adaptation("gradient", "fast", False, spec.episodes, low, high)
     if spec.memory is None:
         return None
     M = spec.memory.hidden

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from sim2real import content, schema
 from sim2real.bridges.adapt.context import Context
+from sim2real.bridges.adapt.gradient.fast import Gradient
 from sim2real.bridges.adapt.inference.task_inference import TaskInference
 from sim2real.bridges.adapt.inference.varibad import Varibad
 from sim2real.bridges.adapt.memory.remember import Remember
@@ -24,7 +25,7 @@ from sim2real.bridges.randomize.uniform import Uniform
 from sim2real.learning.learners import Learner
 from sim2real.types import InputError
 
-Adaptation = Context | Remember | TaskInference | Varibad
+Adaptation = Context | Gradient | Remember | TaskInference | Varibad
 """What changes on the robot."""
 Randomization = Uniform | EPOpt | Doraemon | ADR | FromPosterior | Reidentify
 """How ξ is drawn in training. Each gives a `distribution` to begin with and its `bounds`."""
@@ -65,7 +66,9 @@ class Recipe:
     """How the reward is corrected."""
     align: Literal["none"] | Dann
     """How the representation is aligned."""
-    adapt: Literal["none", "context", "memory", "task_inference", "varibad"] | Adaptation
+    adapt: (
+        Literal["none", "context", "gradient", "memory", "task_inference", "varibad"] | Adaptation
+    )
     """What changes on the robot."""
     steps: int
     """Control steps of training, over all worlds."""
@@ -115,6 +118,8 @@ class Recipe:
             )
         if self.memory is not None:
             self._check_trials(self.memory)
+        if self.gradient is not None:
+            self._check_gradient()
         towards = {
             "randomize: reidentify": isinstance(drawn, Reidentify),
             "correct: darc": self.correction is not None,
@@ -187,6 +192,23 @@ class Recipe:
                 "at a time; use history: 1"
             )
 
+    def _check_gradient(self) -> None:
+        """Raises InputError for what does not go with gradient steps."""
+        if self.randomization is None:
+            raise InputError(
+                "adapt: gradient finds out what a robot is like, and with randomize: none all are "
+                "alike; randomize, uniform for instance"
+            )
+        if self.distill is None:
+            raise InputError(
+                "adapt: gradient learns from a teacher that is told ξ; add distill, with told: true"
+            )
+        if isinstance(self.randomization, Doraemon | ADR):
+            raise InputError(
+                f"randomize: {self.randomization.method} widens what the teacher meets; its "
+                "student would meet what that began with alone, so use uniform"
+            )
+
     @property
     def correction(self) -> Darc | None:
         return None if isinstance(self.correct, str) else self.correct
@@ -200,7 +222,7 @@ class Recipe:
         """What learns by reward: this, or the teacher of it."""
         if self.distill is None:
             return self
-        adapt = self.adapt if self.memory is None else "none"
+        adapt = self.adapt if self.memory is None and self.gradient is None else "none"
         if self.distill.told and adapt == "none":
             adapt = "context"
         return replace(self, observe=self.distill.teacher, history=1, distill=None, adapt=adapt)
@@ -223,6 +245,12 @@ class Recipe:
         """What the policy is told of ξ."""
         told = Context() if self.adapt == "context" else self.adapt
         return told if isinstance(told, Context) else None
+
+    @property
+    def gradient(self) -> Gradient | None:
+        """What gradient steps find on the robot."""
+        found = Gradient() if self.adapt == "gradient" else self.adapt
+        return found if isinstance(found, Gradient) else None
 
     @property
     def memory(self) -> Remember | TaskInference | Varibad | None:

@@ -22,6 +22,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
 from sim2real import content, progress, schema
+from sim2real.bridges.adapt.gradient.fast import Gradient
+from sim2real.bridges.adapt.gradient.meta_student import MetaStudent
 from sim2real.bridges.adapt.inference.task_inference import Informed, TaskInference
 from sim2real.bridges.adapt.inference.varibad import Decoding, Varibad
 from sim2real.bridges.adapt.memory.network import RecurrentActorCritic
@@ -114,7 +116,8 @@ def run(name: str, recipe: Recipe, out: Path, *, resume: bool, report: progress.
     saved = checkpoints(out) if resume else []
     robot = Robot.load(recipe.env)
     spec = describe(name, robot, recipe)  # before hours of training, not after
-    if recipe.memory is not None and not isinstance(robot, MjcfRobot):
+    over_trials = recipe.memory or recipe.gradient
+    if over_trials is not None and not isinstance(robot, MjcfRobot):
         raise InputError(f"adapt: {robot.name} is a Gymnasium environment, which has no trials")
     if recipe.distill is None and recipe.memory is not None:
         policy = remember(spec, robot, recipe, recipe.memory, out, saved, report)
@@ -411,8 +414,8 @@ def imitate(
     def told(done: int, figures: dict[str, float]) -> None:
         report(before + done, figures)
 
-    config = recipe.memory
-    if not isinstance(config, Remember):
+    config = recipe.gradient or recipe.memory
+    if not isinstance(config, Remember | Gradient):
         distill(
             teacher, student, worlds, encode, steps=distill_.steps, seed=recipe.seed,
             learning_rate=distill_.learning_rate, report=told,
@@ -421,7 +424,8 @@ def imitate(
     assert isinstance(worlds, Worlds)
     ticks = max(1, round(config.seconds / robot.control_period))
     trials = TrialWorlds(worlds, episodes=config.trial, steps=ticks, seed=recipe.seed)
-    Student(
+    kind = MetaStudent if isinstance(config, Gradient) else Student
+    kind(
         teacher, student, trials, encode, steps=distill_.steps, seed=recipe.seed,
         learning_rate=distill_.learning_rate,
     ).teach(told)  # fmt: skip
@@ -515,7 +519,8 @@ def describe(name: str, robot: Robot, recipe: Recipe) -> PolicySpec:
     scale, offset = (), ()
     if head == "clip" and _rescaled(low, high):
         scale, offset = (tuple(map(float, x)) for x in scaling(low, high))
-    adapt, adapts = recipe.adaptation, recipe.adaptation or recipe.memory
+    adapt = recipe.adaptation
+    adapts = adapt or recipe.memory or recipe.gradient
     safety = robot.config.safety
     if safety.tilt_term is not None and safety.tilt_term not in [t.name for t in terms]:
         log.warning(
@@ -535,6 +540,7 @@ def describe(name: str, robot: Robot, recipe: Recipe) -> PolicySpec:
         max_tilt=safety.max_tilt, tilt_term=safety.tilt_term,
         episodes=0 if adapts is None else adapts.episodes,
         memory=None if recipe.memory is None else recipe.memory.spec,
+        fast=None if recipe.gradient is None else recipe.gradient.spec,
         provenance={"seed": str(recipe.seed), "steps": str(recipe.steps), **versions()},
     )  # fmt: skip
 

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from sim2real.bridges.adapt.gradient.fast import FastAdapter
 from sim2real.evaluate import Interval, Told, bootstrap, observation_names, policy_of, tell
+from sim2real.identification.windows import Trajectory
 from sim2real.make import check_gap, check_whole, load_robot, physics
 from sim2real.policy.policy import Policy, renewed
 from sim2real.simulation.gap import Gap
@@ -76,14 +78,17 @@ def trial(
     seed: int = 0,
     context: Told = "nominal",
     forget: bool = False,
+    steps: int | None = None,
 ) -> Trial:
     """Runs `episodes` whole episodes on each of `robots` simulated robots. What of z lasts a trial
-    lives from one episode to the next; no robot's z ever meets another's.
+    lives from one episode to the next; no robot's z ever meets another's. Fast numbers follow from
+    all of a robot's episodes so far, after each of them.
 
     Args:
         policy, env, gap, xi, context: see `evaluate`; a robot where that says an episode.
         forget: z begins anew with every episode, as on a robot that is switched off between them:
-            the control arm of a policy that remembers.
+            the control arm of a policy that adapts.
+        steps: gradient steps of a policy with fast numbers; those of its training where None.
 
     Raises:
         InputError: as `evaluate`.
@@ -91,6 +96,8 @@ def trial(
     check_whole("robots", robots, 1)
     check_whole("episodes", episodes, 1)
     check_whole("seed", seed, 0)
+    if steps is not None:
+        check_whole("steps", steps, 0)
     check_gap(gap)
     policy = policy_of(policy)
     robot = env if isinstance(env, Robot) else load_robot(policy.spec.env if env is None else env)
@@ -102,14 +109,14 @@ def trial(
     label = gap if isinstance(gap, str) else ("none" if gap is None else "given")
     said = "nothing" if told is None else context if isinstance(context, str) else "given"
     xi_ = worlds.xi.copy()
-    played = _played(policy, worlds, obs, told, episodes, forget)
+    played = _played(policy, worlds, obs, told, episodes, forget, steps)
     return Trial(robot.name, str(label), said, *played[:3], xi_, played[3])
 
 
 @torch.no_grad()
 def _played(
     policy: Policy, worlds: AnyWorlds, obs: Array, context: Array | None, episodes: int,
-    forget: bool,
+    forget: bool, steps: int | None,
 ) -> tuple[Array, Array, Array, dict[str, Array]]:  # fmt: skip
     """Returns, seconds and falls (R, E), and figures, from worlds that have just been reset."""
     R, E = worlds.num_worlds, episodes
@@ -119,10 +126,13 @@ def _played(
     figures = {figure: np.zeros((R, E)) for figure in worlds.robot.figures}
     first = policy.told(policy.initial(R), context)
     z, reset = first, torch.ones(R, 1)
+    gathered = _Gathered(policy, R, steps) if "fast" in policy.z_names and not forget else None
     row, at = np.arange(R), np.zeros(R, int)
     while (running := at < E).any():
         command, z = policy(torch.as_tensor(obs, dtype=torch.float32), z, reset)
         step = worlds.advance(command.numpy())
+        if gathered is not None:
+            gathered.add(obs, command.numpy(), step.obs)
         reward = np.where(running, step.reward, 0.0)
         check_finite(name, terms, np.where(running[:, None], step.obs, 0.0), reward)
         now = row, np.minimum(at, E - 1)
@@ -136,7 +146,39 @@ def _played(
         if done.any():
             obs = np.where(done[:, None], worlds.reset(done, xi=worlds.xi[done]), obs)
             at += done
+            if gathered is not None:
+                z = policy.quickened(z, gathered.ended(np.flatnonzero(done & running)))
             if forget:
                 z = renewed(torch.as_tensor(done), first, z)
     means = {figure: total / ticks for figure, total in figures.items()}
     return returns, ticks * worlds.control_period, falls, means
+
+
+class _Gathered:
+    """What R robots logged, and the fast numbers that follow."""
+
+    def __init__(self, policy: Policy, robots: int, steps: int | None) -> None:
+        self._adapter, self._terms = FastAdapter(policy, steps=steps), policy.spec.terms
+        self._episodes: list[list[Trajectory]] = [[] for _ in range(robots)]
+        self._now: list[list[tuple[Array, Array]]] = [[] for _ in range(robots)]
+        self._last = np.zeros(0)
+        self._fast = np.tile(self._adapter.prior(np.random.default_rng(0)), (robots, 1))
+
+    def add(self, obs: Array, command: Array, after: Array) -> None:
+        """A step of every robot."""
+        for now, *row in zip(self._now, obs.copy(), command.copy(), strict=True):
+            now.append((row[0], row[1]))
+        self._last = after.copy()
+
+    def ended(self, robots: Array) -> torch.Tensor:
+        """(R, L) after the episodes of some robots ended."""
+        ends = np.cumsum([t.size for t in self._terms])[:-1]
+        for i in robots:
+            seen = np.array([*(o for o, _ in self._now[i]), self._last[i]])
+            parts = np.split(seen, ends, axis=1)
+            terms = {t.name: part for t, part in zip(self._terms, parts, strict=True)}
+            sent = np.array([c for _, c in self._now[i]])
+            self._episodes[i].append(Trajectory(terms, sent))
+            self._now[i] = []
+            self._fast[i] = self._adapter.adapt(self._fast[i], self._episodes[i])
+        return torch.as_tensor(self._fast, dtype=torch.float32)

@@ -19,7 +19,7 @@ from sim2real.deploy.controller import EpisodeResult, RunResult, run
 from sim2real.deploy.logs.npz import stamp_of
 from sim2real.deploy.robots.base import Robot as Target, RobotDescription
 from sim2real.identification.posterior import Posterior
-from sim2real.types import SafetyStop
+from sim2real.types import Array, SafetyStop
 
 EXPLORE = 0.4
 """Share of the episode budget that finds out; the gate gets the rest."""
@@ -151,15 +151,15 @@ class Session:
         return by_falls(old, new)
 
     def state(
-        self, value: Sequence[float], *, names: Sequence[str] = (), std: Sequence[float] = (),
-        accepted: bool = False,
+        self, value: Sequence[float] | Array, *, names: Sequence[str] = (),
+        std: Sequence[float] = (), accepted: bool = False,
     ) -> AdaptedState:  # fmt: skip
         """A value of what the artifact says may be adapted, after what was spent so far."""
         return state_of(self.artifact, value, self.spent, names=names, std=std, accepted=accepted)
 
 
 def state_of(
-    artifact: Artifact, value: Sequence[float], spent: Spent, *, names: Sequence[str] = (),
+    artifact: Artifact, value: Sequence[float] | Array, spent: Spent, *, names: Sequence[str] = (),
     std: Sequence[float] = (), accepted: bool = False,
 ) -> AdaptedState:  # fmt: skip
     """A value of what an artifact says may be adapted, and what it cost."""

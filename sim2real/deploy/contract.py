@@ -100,9 +100,10 @@ class Parameter:
 class Adaptation:
     """What may be adapted on the robot: a state that lasts a trial, within bounds."""
 
-    kind: Literal["context", "memory"]
+    kind: Literal["context", "memory", "gradient"]
     """"context": the state holds ξ, which is identified between episodes; "memory": what the policy
-    itself remembers of the robot, while it acts."""
+    itself remembers of the robot, while it acts; "gradient": numbers that gradient steps find
+    between episodes."""
     state: str
     reward: bool
     """Whether it needs a reward on the robot."""
@@ -265,7 +266,7 @@ class AdaptedState:
     """The `graph` hash of the artifact that it is for."""
     state: str
     names: tuple[str, ...]
-    """The parameters of a context; none of a memory, whose numbers have no names."""
+    """The parameters of a context; none of what else is adapted, whose numbers have no names."""
     value: tuple[float, ...]
     std: tuple[float, ...]
     """Spread of the posterior, one per name."""

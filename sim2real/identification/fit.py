@@ -32,8 +32,12 @@ from sim2real.types import Array, InputError
 
 ROUNDS, LAST = 14, 4
 """Linearisations at most, and those of them that are kept for all of the log."""
-WIDE = 3.0
-"""Deviations of the candidates over those of the posterior: what is rough is then averaged."""
+WIDE, LOCAL = 3.0, 0.5
+"""Deviations of the candidates over those of the posterior, at most and at least. Where the logs
+are rough, with contacts, it is averaged over; where they are not, what is near counts alone, for a
+line through what is far does not find the bottom of a curved valley."""
+CHANCE = 0.05
+"""What roughness may add to the information in any direction, in that of the posterior."""
 TRIED = 0.4
 """Times the drift is tried next."""
 NATS = 5.0
@@ -113,7 +117,7 @@ class _At(NamedTuple):
     """Where a linearisation begins."""
 
     belief: Normal
-    """What its candidates are drawn from: WIDE times as wide as the posterior."""
+    """What its candidates are drawn from: LOCAL to WIDE times as wide as the posterior."""
     supposed: Supposed
     shown: Array | None
     """(D,) noise that innovations showed, which is tried instead."""
@@ -231,10 +235,12 @@ class _Search(NamedTuple):
         now, alone = (conditioned(line, prior) for prior in (self.prior, self.axes.flat))
         mean = densest(now, low, high)
         deviation, before = (np.sqrt(np.diag(x.covariance)) for x in (now, belief))
-        wide = np.clip(WIDE, SHRINK * before / deviation, GROW * before / deviation)
+        rough = float((line.weight * line.left).sum())
+        averaged = np.clip((rough / (4 * len(pairs.away) * CHANCE)) ** 0.5, LOCAL, WIDE)
+        wide = np.clip(averaged, SHRINK * before / deviation, GROW * before / deviation)
         moved = ((mean - belief.mean) / deviation)[free]
         next_ = Normal(mean, now.covariance * np.outer(wide, wide))
-        settled = bool((wide[free] <= WIDE).all() and np.square(moved).mean() < 1)
+        settled = bool((wide[free] <= averaged).all() and np.square(moved).mean() < 1)
         return _Found(
             _At(next_, track.supposed, track.noise, at.round + 1), line, track, there,
             float(np.log(np.diag(alone.covariance)[free]).mean() / 2), settled,
@@ -248,7 +254,7 @@ def _posterior(
     robot, space = tracker.robot, tracker.robot.space
     windows = windows_of(tracker, there)
     box, prior = axes.flat, before.with_prior(axes.flat)
-    said = robust(line, box, windows.number).plus(before)
+    said = robust(line, box, windows.number, prior).plus(before)
     mean = axes.back(densest(said.with_prior(box), axes.low, axes.high))
     xi = axes.back(within(said.plus(axes.tilt), box, axes.low, axes.high, SAMPLES, rng))
     xi = rounded(robot, xi, rng)

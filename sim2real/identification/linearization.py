@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 from scipy.optimize import lsq_linear
 from scipy.special import log_ndtr, ndtri_exp
 
@@ -36,6 +37,10 @@ class Line(NamedTuple):
     """(K, M) J"""
     left: Array
     """(M,) Ω, the variance around the line."""
+    bent: Array = np.zeros((0, 0))
+    """(P, M) by how much pairs of candidates, taken together, are off the line: its curvature."""
+    away: Array = np.zeros((0, 0))
+    """(P, K) of each of those, from the center to the one and to the other."""
 
     def at(self, xi: Array) -> Array:
         """(M,)"""
@@ -126,9 +131,9 @@ def densest(belief: Normal, low: Array, high: Array) -> Array:
 
 MARGIN = 1 / 3
 """Deviations of a belief that its center keeps away from the ends of the ranges: one of the
-posterior, about which the belief is drawn three times as wide. Farther away it is no longer near
-what explains the log, and the pairs, which may be wide only to one side, have nothing to be even
-about."""
+posterior at most, about which the belief is drawn up to three times as wide. Farther away it is no
+longer near what explains the log, and the pairs, which may be wide only to one side, have nothing
+to be even about."""
 RIDGE = 1e-9
 """Variance, in that of each parameter, that rounding may take from a direction."""
 LEAST_BLOCKS = 1
@@ -196,7 +201,9 @@ def regressed(tried: Design, r: Array, rng: np.random.Generator) -> Line:
     kept = np.sqrt(np.clip(1 - chance / np.maximum(values, 1e-300), 0.0, 1.0))
     slope = (vectors * kept) @ vectors.T @ slope
     back = np.where(there, 1 / np.where(there, size, 1.0), 0.0)
-    return Line(tried.center, value, (right.T * back) @ slope / unit[:, None], left)
+    slope = (right.T * back) @ slope / unit[:, None]
+    far = usual[:P]
+    return Line(tried.center, value, slope, left, even[:P][far] - value, tried.away[far])
 
 
 def _missed(x: Array, odd: Array) -> Array:
@@ -249,11 +256,18 @@ def told(posterior: Normal, prior: Normal) -> Information:
     return Information(posterior.mean, (back * values[kept]) @ back.T, back @ pull)
 
 
-def information(line: Line, use: Array | None = None) -> Information:
-    """From the surprises `use` (M,) bool alone where given."""
+def information(line: Line, use: Array | None = None, together: Array | None = None) -> Information:
+    """From the surprises `use` (M,) bool alone where given. `together` (R, M): deviations that
+    surprises have in common, besides those of their own."""
     weight = line.weight if use is None else line.weight * use
     scaled = line.slope * weight
-    return Information(line.center, scaled @ line.slope.T, -scaled @ line.value)
+    precision, pull = scaled @ line.slope.T, -scaled @ line.value
+    if together is not None and len(together):
+        inner = np.eye(len(together)) + (together * weight) @ together.T  # Woodbury 1950
+        across = scaled @ together.T
+        precision = precision - across @ np.linalg.solve(inner, across.T)
+        pull = pull + across @ np.linalg.solve(inner, (together * weight) @ line.value)
+    return Information(line.center, precision, pull)
 
 
 def conditioned(line: Line, prior: Normal, use: Array | None = None) -> Normal:
@@ -261,31 +275,83 @@ def conditioned(line: Line, prior: Normal, use: Array | None = None) -> Normal:
     return information(line, use).with_prior(prior)
 
 
-def robust(line: Line, prior: Normal, window: Array) -> Information:
+def robust(line: Line, prior: Normal, window: Array, known: Normal | None = None) -> Information:
     """What a log says where windows count as often as their scores show; `window` (M,) numbers
     them.
 
-    Under a right model the scores' covariance over W windows, times W / (W - K), for K of their
-    degrees of freedom went into the mean, is H. In principal directions of H, with ξ in deviations
-    of the prior, in which the scores spread more, H is less by so much.
-    Where the log-likelihood is highest stays.
+    Under a right model the scores' covariance over windows is H. In principal directions of H, with
+    ξ in deviations of the prior, in which the scores spread more, H is less by so much. Where the
+    log-likelihood is highest stays.
+
+    What is left of a window is less than its noise, for the window pulled ξ towards itself: it is
+    divided by the root of the share that remained (CR2, Bell and McCaffrey 2002), not all by
+    W / (W - K) alike, which of few windows and many parameters would make far too much. Of few
+    windows such a spread is itself uncertain: by the same authors the quantiles are those of
+    Student's t with as many degrees of freedom as windows say something, (Σ p)² / Σ p².
+
+    Along a curve, surprises are off the line together. Over ξ as it is then known, with the prior
+    `known` where that is another, ½ dᵀ A d of a normal d counts as noise that they share:
+    E (dᵀ A d)² = n (n + 2) / ρ⁴ times its mean square over directions at a distance of ρ
+    deviations (García-Fernández and others 2015).
     """
     said = information(line)
-    K = int((np.abs(line.slope).max(axis=1) > 0).sum())  # what is fixed took no freedom
-    at = said.with_prior(prior).mean
-    score = line.slope * line.weight * line.at(at)
-    names, which = np.unique(window, return_inverse=True)
-    W = len(names)
-    total = np.zeros((W, len(score)))
-    np.add.at(total, which, score.T)
+    at = said.with_prior(prior)
+    root = np.sqrt(line.weight)
+    slope, left = line.slope * root, line.at(at.mean) * root
+    mine = [window == number for number in np.unique(window)]
+    score = np.array([_score(slope[:, w], left[w], at.covariance) for w in mine])  # (W, K)
     unit = np.sqrt(np.diag(prior.covariance))
     values, vectors = np.linalg.eigh(said.precision * np.outer(unit, unit))
-    spread = np.square(total @ (unit[:, None] * vectors)).sum(axis=0) * W / max(W - K, 1)
-    more = np.maximum(spread / np.maximum(values, 1e-9), 1.0)
-    back = vectors / unit[:, None]
-    precision = (back * (np.maximum(values, 0.0) / more)) @ back.T
-    pull = back @ (vectors.T @ (unit * said.pull) / more)
-    return Information(line.center, precision, pull)
+    spread = np.square(score @ (unit[:, None] * vectors)).sum(axis=0)
+    share = np.array([np.square(vectors.T @ (unit[:, None] * slope[:, w])).sum(1) for w in mine])
+    freedom = np.square(share.sum(axis=0)) / np.maximum(np.square(share).sum(axis=0), 1e-300)
+    student = stats.t.ppf(0.95, np.maximum(freedom, LEAST_FREEDOM)) / stats.norm.ppf(0.95)
+    more = np.maximum(spread / np.maximum(values, 1e-9), 1.0) * student**2
+    narrow = (vectors / more**0.5) @ vectors.T
+    wider = _narrowed(said, narrow, unit)
+    for _ in range(2):  # the noise by what is known, and that by the noise
+        posterior = wider.with_prior(prior if known is None else known)
+        bent = information(line, together=_curvature(line, posterior))
+        wider = _narrowed(bent, narrow, unit)
+    return wider
+
+
+def _narrowed(said: Information, by: Array, unit: Array) -> Information:
+    """Less by a symmetric matrix (K, K) on both sides, in units (K,); highest where it was."""
+    precision = said.precision * np.outer(unit, unit)
+    summit = np.linalg.pinv(precision, rcond=1e-12, hermitian=True) @ (unit * said.pull)
+    precision = by @ precision @ by
+    pull = precision @ summit / unit
+    return Information(said.center, precision / np.outer(unit, unit), pull)
+
+
+def _curvature(line: Line, posterior: Normal) -> Array:
+    """(P, M) what surprises have in common as ξ is not at the center."""
+    free = np.flatnonzero((line.away != 0).any(axis=0))
+    n, P = len(free), len(line.away)
+    if not n:
+        return line.bent
+    away = line.away[:, free]
+    square = posterior.covariance[np.ix_(free, free)]
+    distance = np.einsum("pi,ij,pj->p", away, np.linalg.inv(square), away)
+    return line.bent * ((n * (n + 2) / P) ** 0.5 / distance)[:, None]
+
+
+def _score(slope: Array, left: Array, covariance: Array) -> Array:
+    """(K,) of a window with slopes (K, M) and what is left (M,), whose covariance under a right
+    model is 1 less what the window had in ξ."""
+    basis, inner = np.linalg.qr(slope.T)
+    values, vectors = np.linalg.eigh(inner @ covariance @ inner.T)
+    more = 1 / np.sqrt(np.clip(1 - values, LEAST_LEFT, 1.0)) - 1
+    along = basis @ vectors
+    return slope @ (left + along @ (more * (along.T @ left)))
+
+
+LEAST_FREEDOM = 2.5
+"""Windows, below which even Student's t says little."""
+LEAST_LEFT = 0.05
+"""Share of a window's noise that is left, at least: one that alone says what a parameter is leaves
+none."""
 
 
 def within(

@@ -16,6 +16,7 @@ from sim2real.policy.estimator import Estimator
 from sim2real.policy.memory import Memory
 from sim2real.policy.networks import layout, mlp
 from sim2real.policy.normalizer import Normalizer
+from sim2real.policy.prediction import Prediction
 from sim2real.policy.spec import PolicySpec
 from sim2real.types import Array, InputError
 
@@ -30,6 +31,7 @@ class Policy(nn.Module):
 
         obs      = estimator(obs)                 where there is one     (B, O)
         features = normalizer([history oldest ... newest, context])      (B, H·O + K)
+        features = [features, fast]               where there is one     (B, H·O + K + L)
         x        = [features, last action, whether an episode begins]    where there is a memory
         features = [x, memory(x)]                                        (B, H·O + K + A + 1 + M)
         raw      = network(features)              head clip              (B, A)
@@ -39,7 +41,8 @@ class Policy(nn.Module):
     z is a tuple with the tensors that `spec.z_names` names. "history" (B, H, O) holds the last H
     observations as the robot gave them, or as they were estimated, newest last; a reset, at the
     start of every episode, fills it with the current one. "context" (B, K) holds ξ in physical
-    units; it lasts for the trial, and only adaptation changes it. "memory" (B, Z) is what a
+    units, "fast" (B, L) what gradient steps found; they last for the trial, and only adaptation
+    changes them. "memory" (B, Z) is what a
     recurrent network remembers of the trial, "last_action" (B, A) the raw action before this one,
     clipped to [-1, 1]; both last over the episodes of a trial.
     """
@@ -59,6 +62,7 @@ class Policy(nn.Module):
         log_std: Tensor | None = None,
         estimator: Estimator | None = None,
         memory: Memory | None = None,
+        prediction: Prediction | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -68,6 +72,7 @@ class Policy(nn.Module):
             log_std: (A,), or None where it is unknown.
             estimator: (B, O) -> (B, O), of a policy that was aligned with a robot's sensors.
             memory: as `spec.memory` says; None makes a new one where that is not None.
+            prediction: as `spec.fast` says; None makes a new one where that is not None.
 
         Raises:
             InputError: a network, normalizer, memory or log_std whose size is not the spec's.
@@ -110,6 +115,12 @@ class Policy(nn.Module):
         self.normalizer = normalizer
         self.estimator = estimator
         self.memory = memory
+        if prediction is None and spec.fast is not None:
+            newest = (spec.history - 1) * spec.obs_size
+            prediction = Prediction(
+                spec.fast, spec.feature_size, newest, spec.obs_size, spec.action_size
+            )
+        self.prediction = prediction
         self.log_std = None if log_std is None else nn.Parameter(log_std.detach().clone().float())
         for name, value in (
             ("command_low", spec.actuators.low),
@@ -129,6 +140,7 @@ class Policy(nn.Module):
         parts = {
             "history": lambda: self.nominal.new_zeros(batch, self.spec.history, self.spec.obs_size),
             "context": lambda: self.nominal.repeat(batch, 1),
+            "fast": lambda: self.nominal.new_zeros(batch, self.spec.fast_size),
             "memory": lambda: self._memory.initial(batch),
             "last_action": lambda: self.nominal.new_zeros(batch, self.spec.action_size),
         }
@@ -172,6 +184,10 @@ class Policy(nn.Module):
             return z
         return self._with(z, "memory", torch.as_tensor(memory, dtype=torch.float32)[None])
 
+    def quickened(self, z: State, fast: Tensor | None) -> State:
+        """z with other fast numbers (B, L); as it is where there are none."""
+        return z if fast is None else self._with(z, "fast", fast)
+
     def _with(self, z: State, name: str, value: Tensor) -> State:
         """z with another value of a part, where the policy has that."""
         names = self.z_names
@@ -197,6 +213,9 @@ class Policy(nn.Module):
     def _mean(self, obs: Tensor, z: State, reset: Tensor | None) -> tuple[Tensor, State]:
         features, z = self.features(obs, z, reset)
         features = self.normalizer(features)
+        if self.prediction is not None:
+            fast = z[self.z_names.index("fast")]
+            return self.network(torch.cat([features, fast], dim=1)), z
         if self.memory is not None:
             features, z = self._recalled(features, z, reset)
         return self.network(features), z

@@ -117,6 +117,27 @@ class MemorySpec:
 
 
 @dataclass(frozen=True)
+class FastSpec:
+    """Numbers that a policy sees and that gradient steps find, on what it foretells."""
+
+    size: int
+    """L"""
+    steps: int
+    """J, gradient steps that it was trained for."""
+    prediction: tuple[int, ...] = (64,)
+    """Widths of the hidden layers of what foretells."""
+
+    def __post_init__(self) -> None:
+        for name in ("size", "steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"fast: {name} is {getattr(self, name)}; it must be at least 1")
+        if any(width < 1 for width in self.prediction):
+            raise InputError(
+                f"fast: prediction is {list(self.prediction)}; each width must be at least 1"
+            )
+
+
+@dataclass(frozen=True)
 class PolicySpec:
     """Everything that a policy must be told and cannot learn."""
 
@@ -152,6 +173,8 @@ class PolicySpec:
     """How many episodes adaptation may use; 0 where there is nothing to adapt."""
     memory: MemorySpec | None = None
     """What remembers a trial, its episodes and all; None: no memory in z."""
+    fast: FastSpec | None = None
+    """What gradient steps find between episodes; None: no fast numbers in z."""
     provenance: Mapping[str, str] = field(default_factory=dict[str, str])
     """Where it comes from: recipe, seed, commit, versions, licence."""
 
@@ -192,6 +215,8 @@ class PolicySpec:
                 "parameters: with a context, the context says what was randomised; "
                 "leave parameters empty"
             )
+        if self.fast is not None and self.memory is not None:
+            raise InputError("fast: a policy has fast numbers or a memory; leave one of them out")
         if (self.max_tilt is None) != (self.tilt_term is None):
             raise InputError("max_tilt and tilt_term are given together or not at all")
         if self.tilt_term is not None:
@@ -238,6 +263,11 @@ class PolicySpec:
         return self.history * self.obs_size + len(self.context)
 
     @property
+    def fast_size(self) -> int:
+        """L, 0 where there are no fast numbers."""
+        return 0 if self.fast is None else self.fast.size
+
+    @property
     def remembered_size(self) -> int:
         """X = H·O + K + A + 1, what a memory takes: with the last action, and whether an episode
         begins."""
@@ -245,16 +275,18 @@ class PolicySpec:
 
     @property
     def network_size(self) -> int:
-        """What the network takes: features, or X and what is remembered."""
+        """What the network takes: features, with fast numbers beside them; or X and what is
+        remembered."""
         if self.memory is None:
-            return self.feature_size
+            return self.feature_size + self.fast_size
         return self.remembered_size + self.memory.hidden
 
     @property
     def z_names(self) -> tuple[str, ...]:
-        """The parts of z, in order: those of ("history", "context", "memory", "last_action") that
-        this policy has."""
+        """The parts of z, in order: those of ("history", "context", "fast", "memory",
+        "last_action") that this policy has."""
         kept = ("history",) * (self.history > 1) + ("context",) * bool(self.context)
+        kept += ("fast",) * (self.fast is not None)
         return kept + ("memory", "last_action") * (self.memory is not None)
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from scipy import stats
 
 from sim2real.identification.linearization import (
     Information,
+    Line,
     Normal,
     conditioned,
     design,
@@ -233,6 +234,25 @@ def test_the_robust_spread_covers_where_the_plain_one_claims_too_much(size, toge
         assert 0.85 <= share["plain"] <= 0.95
     else:
         assert share["plain"] <= 0.75
+
+
+def test_few_windows_say_as_much_of_many_parameters_as_they_do():
+    """Twelve windows of eight parameters, a right model: all times W / (W - K) would be three
+    times too much, which is the control arm."""
+    n, M, W = 8, 240, 12
+    prior = Normal(np.zeros(n), np.eye(n))
+    windows = np.arange(M) // (M // W)
+    claimed, missed = [], []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        slope = 3 * rng.standard_normal((n, M)) * rng.uniform(0.2, 2.0, W)[windows]
+        truth = 0.2 * rng.standard_normal(n)
+        said = Line(truth, rng.standard_normal(M), slope, np.zeros(M))
+        p = robust(said, prior, windows).with_prior(prior)
+        claimed.append(np.diag(p.covariance))
+        missed.append(np.square(p.mean - truth))
+    ratio = np.mean(claimed) / np.mean(missed)
+    assert 0.9 < ratio < 1.8, ratio
 
 
 def test_what_is_made_wider_keeps_its_summit():

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import sim2real.identification.fit as fitting
 from sim2real import progress
 from sim2real.identification.axes import Axes
-from sim2real.identification.fit import NATS, _At, _Found, _Search
-from sim2real.identification.linearization import Normal
+from sim2real.identification.fit import LOCAL, NATS, WIDE, _At, _Found, _Search
+from sim2real.identification.linearization import Normal, conditioned
 from sim2real.identification.tracking import LEAST_DRIFT, Supposed, Track, _huber
 from sim2real.identification.trajectories import LEAST_PART, part
 from sim2real.identification.windows import Trajectory
@@ -148,3 +149,57 @@ def test_a_part_is_whole_episodes_the_longest_first():
 def test_a_part_is_no_less_than_can_be_followed_and_no_more_than_is():
     assert [len(e.command) for e in part([episode(40)], 1000)] == [40]
     assert [len(e.command) for e in part([episode(500)], 100)] == [LEAST_PART]
+
+
+class Valley:
+    """A log that tells well what two parameters are to each other, along a curve, and hardly where
+    they are on it; with contacts, where `rough`, that come to every candidate in its own way."""
+
+    truth = np.array([0.3, 0.35])
+
+    def __init__(self, rough=0.0):
+        self.rough, self._rng = rough, np.random.default_rng(3)
+        self.noise = self._rng.standard_normal(8)
+
+    def follow(self, xi, supposed):
+        r = self.surprise(xi[None], None)[0]
+        root, likely = np.ones((*r.shape, 1)), -0.5 * float(np.square(r).sum())
+        return [Track(s, np.zeros(0), root, r, likely) for s in supposed]
+
+    def surprise(self, xi, track):
+        contacts = self.rough * self._rng.standard_normal((len(xi), 8))
+        return (self.noise + self.said(xi) - self.said(self.truth) + contacts)[:, None, :, None]
+
+    def said(self, xi):
+        x, y = np.atleast_2d(xi).T[:, :, None]
+        well = 30 * (y - 0.3 * np.sin(3 * x)) * np.linspace(0.5, 1.5, 8)
+        return well + 5 * x * np.linspace(-1.0, 1.0, 8)
+
+
+@pytest.mark.parametrize("rough", [0.0, 1.0])
+@pytest.mark.parametrize("local", [True, False])
+def test_what_is_near_counts_alone_where_logs_are_smooth(monkeypatch, rough, local):
+    """Then the posterior has the curvature of the valley's bottom. Candidates that are always wide
+    over it, as rough logs need them, average what is farther away: the control arm."""
+    if not local:
+        monkeypatch.setattr(fitting, "LOCAL", WIDE)
+    ends = np.ones(2)
+    prior = Normal(np.zeros(2), np.diag(ends**2 / 3))
+    search = _Search(48, Axes.of(-ends, ends), prior, np.random.default_rng(0), progress.silent)
+    valley: Any = Valley(rough)
+    at = _At(prior, Supposed(LEAST_DRIFT, np.ones(1)), None, 0)
+    for _ in range(8):
+        found = search.stepped(valley, at)
+        at = found.at._replace(shown=None)
+    posterior = conditioned(found.line, prior)
+    wide = np.sqrt(np.diag(at.belief.covariance) / np.diag(posterior.covariance))
+    if rough and local:
+        assert (wide > 2 * LOCAL).all()
+    else:
+        np.testing.assert_allclose(wide, LOCAL if local else WIDE, rtol=1e-6)
+    if not rough:
+        x = found.line.center
+        slope = np.array([valley.said(x + d) - valley.said(x - d) for d in 1e-6 * np.eye(2)])[:, 0]
+        exact = np.linalg.inv(slope @ slope.T / 4e-12 + np.linalg.inv(prior.covariance))
+        off = np.abs(posterior.covariance / exact - 1).max()
+        assert (off < 0.05) == local
