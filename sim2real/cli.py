@@ -766,10 +766,10 @@ def adapt(arguments: argparse.Namespace) -> int:
         if rows:
             _print(_table(["context", "value", "std"], rows))
         for stage, returns in result.stages.items():
-            if stage == "trial":
-                print(
-                    "return of each episode of the trial: " + ", ".join(f"{r:.4g}" for r in returns)
-                )
+            if stage in ("trial", "steps"):
+                what = "of the trial" if stage == "trial" else "between gradient steps"
+                each = ", ".join(f"{r:.4g}" for r in returns)
+                print(f"return of each episode {what}: {each}")
         spent = result.spent
         print(
             f"{'accepted' if result.accepted else 'not accepted, rolled back'}: {result.reason} "

@@ -34,8 +34,8 @@ class Film(NamedTuple):
 
 
 def film(
-    robot: Robot, policy: Policy, gap: Gap | str | None, context: Array | None, seconds: float,
-    *, seed: int = 0, memory: Array | None = None,
+    robot: Robot, policy: Policy, gap: Gap | str | None, z: Mapping[str, Array], seconds: float,
+    *, seed: int = 0,
 ) -> Film:  # fmt: skip
     """Films the policy in the world of a gap, at 20 frames a second.
 
@@ -43,8 +43,7 @@ def film(
     fell lies.
 
     Args:
-        context: (K,) what the policy is told; None leaves it at the nominal values.
-        memory: (Z,) what it remembers already; None is nothing.
+        z: parts of the policy's z, by name; the others are what an episode begins with.
 
     Raises:
         RenderingMissing: no picture can be drawn here.
@@ -53,8 +52,9 @@ def film(
     obs = worlds.reset()
     model = copy.copy(worlds.model)
     worlds.space.write(model, worlds.xi[0])
-    state, reset = policy.told(policy.initial(1), context), torch.ones(1, 1)
-    state = policy.remembering(state, memory)
+    state, reset = policy.initial(1), torch.ones(1, 1)
+    for name, value in z.items():
+        state = policy.given(state, name, value)
     frames, returns, total = list[Array](), list[float](), 0.0
     ended: float | None = None
     period = worlds.control_period

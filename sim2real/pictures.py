@@ -202,7 +202,9 @@ def draw_stages(stages: Mapping[str, Sequence[float]], theme: Theme) -> Figure:
         axes.plot(x + spread, values, "o", color=colour, markersize=6,
                   markeredgecolor=theme.background, markeredgewidth=0.8)  # fmt: skip
         axes.annotate(f"{mean:.0f}", (x + 0.35, mean), color=colour, va="center", fontsize=10)
-    said = LONG | REMEMBERED if "trial" in stages else LONG
+    said = LONG
+    for first, others in {"trial": REMEMBERED, "steps": STEPPED}.items():
+        said = said | others if first in stages else said
     labels = [
         f"{said.get(name, name)}\n{len(stages[name])} episode{'s' * (len(stages[name]) != 1)}"
         for name in names
@@ -224,6 +226,11 @@ REMEMBERED = {
     "after": "after\nremembering",
 }  # fmt: skip
 """Of the stages of a memory."""
+STEPPED = {
+    "steps": "steps\nafter each episode", "before": "before\nno gradient steps",
+    "after": "after\nadapted",
+}  # fmt: skip
+"""Of the stages of fast numbers."""
 
 
 def draw_robustness(

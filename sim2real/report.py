@@ -132,18 +132,23 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="wide" tabindex="0">{table}</div>'
 
 
+UNADAPTED = {
+    "context": "nominal context", "memory": "nothing remembered", "fast": "no gradient steps",
+}  # fmt: skip
+"""State that is adapted -> what it is before."""
+
+
 def _film(report: Report) -> str:
     policy, adaptation = report.policy, report.adaptation
-    remembers = adaptation.z.state == "memory"
-    unadapted = "nothing remembered" if remembers else "nominal context"
-    begun: dict[str, Array | None] = {unadapted: None}
+    unadapted = UNADAPTED[adaptation.z.state]
+    begun: dict[str, dict[str, Array]] = {unadapted: {}}
     if adaptation.accepted:
-        begun = {f"before: {unadapted}": None, "after: adapted": np.array(adaptation.z.value)}
+        found = {adaptation.z.state: np.array(adaptation.z.value)}
+        begun = {f"before: {unadapted}": {}, "after: adapted": found}
     try:
         films = {
             title: film(
-                report.robot, policy, report.gap, None if remembers else z, SECONDS,
-                seed=report.seed, memory=z if remembers else None,
+                report.robot, policy, report.gap, z, SECONDS, seed=report.seed
             )
             for title, z in begun.items()
         }  # fmt: skip

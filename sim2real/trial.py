@@ -147,7 +147,7 @@ def _played(
             obs = np.where(done[:, None], worlds.reset(done, xi=worlds.xi[done]), obs)
             at += done
             if gathered is not None:
-                z = policy.quickened(z, gathered.ended(np.flatnonzero(done & running)))
+                z = policy.given(z, "fast", gathered.ended(np.flatnonzero(done & running)))
             if forget:
                 z = renewed(torch.as_tensor(done), first, z)
     means = {figure: total / ticks for figure, total in figures.items()}
@@ -170,7 +170,7 @@ class _Gathered:
             now.append((row[0], row[1]))
         self._last = after.copy()
 
-    def ended(self, robots: Array) -> torch.Tensor:
+    def ended(self, robots: Array) -> Array:
         """(R, L) after the episodes of some robots ended."""
         ends = np.cumsum([t.size for t in self._terms])[:-1]
         for i in robots:
@@ -181,4 +181,4 @@ class _Gathered:
             self._episodes[i].append(Trajectory(terms, sent))
             self._now[i] = []
             self._fast[i] = self._adapter.adapt(self._fast[i], self._episodes[i])
-        return torch.as_tensor(self._fast, dtype=torch.float32)
+        return self._fast

@@ -224,10 +224,12 @@ def test_commands_that_are_told_are_commands():
         assert arguments.command.__name__.rstrip("_") == words[0]
 
 
-def test_links_lead_somewhere():
-    for text in PAGES.values():
-        for target in re.findall(r"\]\(([^)#:]+)\)", text):
-            assert (DOCS / target).is_file(), target
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda p: p.stem)
+def test_links_lead_somewhere(page):
+    for target, head in re.findall(r"\]\(([^)#:]+)(?:#([^)]+))?\)", page.read_text("utf-8")):
+        assert (DOCS / target).is_file(), target
+        heads = re.findall(r"^#+ (.+)$", (DOCS / target).read_text("utf-8"), re.MULTILINE)
+        assert not head or head in [h.lower().replace(" ", "-") for h in heads], head
 
 
 @pytest.mark.parametrize("name", content.env_names())
@@ -265,6 +267,16 @@ def test_a_urdf_becomes_a_model_as_the_page_says(tmp_path, monkeypatch):
     assert rest_of(model).tolist() == [0.0]
     assert model.geom("floor").type == int(mujoco.mjtGeom.mjGEOM_PLANE)
     assert model.body_mass.sum() == 1.5
+
+
+def test_robots_of_ones_own_are_drawn():
+    page = (DOCS / "adaptation.md").read_text("utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    drawn = {tuple(xi) for xi in names["mine"]}
+    assert {tuple(xi) for xi in names["worlds"].xi} <= drawn
+    assert names["step"].obs.shape == names["obs"].shape
 
 
 def test_the_bridges_go_into_a_program_of_ones_own(tmp_path, monkeypatch):

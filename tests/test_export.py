@@ -28,7 +28,14 @@ from sim2real.export import build_graph, check_graph, check_onnxscript, export, 
 from sim2real.policy.networks import mlp
 from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.policy import Policy
-from sim2real.policy.spec import ActuatorSpec, MemorySpec, ParameterInfo, PolicySpec, TermSpec
+from sim2real.policy.spec import (
+    ActuatorSpec,
+    FastSpec,
+    MemorySpec,
+    ParameterInfo,
+    PolicySpec,
+    TermSpec,
+)
 from sim2real.record import Recording
 from sim2real.simulation.robot import Robot
 from sim2real.types import InputError
@@ -85,7 +92,7 @@ def copied(exported, tmp_path):
 # What is written
 
 
-GRU, LSTM = MemorySpec(12, "gru"), MemorySpec(12, "lstm")
+GRU, LSTM, FAST = MemorySpec(12, "gru"), MemorySpec(12, "lstm"), FastSpec(3, 2)
 
 
 @pytest.mark.parametrize(
@@ -95,11 +102,14 @@ GRU, LSTM = MemorySpec(12, "gru"), MemorySpec(12, "lstm")
         ("clip", 1, (), GRU),
         ("clip", 1, (), LSTM),
         ("tanh", 4, SPEC.context, GRU),
+        ("clip", 1, (), FAST),
+        ("tanh", 4, (), FAST),
     ],
 )
 def test_artifact_gives_the_commands_of_torch(tmp_path, head, history, context, memory):
     """On observations, and a context, that were not in the recording, over several episodes."""
-    spec = replace(SPEC, head=head, history=history, context=context, memory=memory, name="a b")
+    kept = {"fast" if isinstance(memory, FastSpec) else "memory": memory}
+    spec = replace(SPEC, head=head, history=history, context=context, name="a b", **kept)
     policy = build(spec, seed=1)
     artifact = export(policy, tmp_path / "a", record(seed=1))
     assert verify(tmp_path / "a").ok
@@ -110,6 +120,9 @@ def test_artifact_gives_the_commands_of_torch(tmp_path, head, history, context, 
         runner.set_state("context", [1.9, 7.0])
         at = policy.z_names.index("context")
         z = (*z[:at], torch.tensor([[1.9, 7.0]]), *z[at + 1 :])
+    if spec.fast is not None:
+        runner.set_state("fast", [1.5, -0.7, 0.3])
+        z = policy.given(z, "fast", np.array([1.5, -0.7, 0.3]))
     obs, reset = record(300, seed=2)
     saturated = 0
     for row, begins in zip(obs, reset, strict=True):
@@ -121,7 +134,7 @@ def test_artifact_gives_the_commands_of_torch(tmp_path, head, history, context, 
         np.testing.assert_allclose(raw, wanted_raw[0], atol=1e-5, rtol=0)
         saturated += (command != raw).any()
     for name, value in zip(policy.z_names, z, strict=True):
-        if name in ("history", "context"):
+        if name in ("history", "context", "fast"):
             np.testing.assert_array_equal(runner.state(name), value)
         else:
             np.testing.assert_allclose(runner.state(name), value, atol=1e-5, rtol=0)

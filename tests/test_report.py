@@ -261,7 +261,7 @@ def test_the_camera_ends_with_its_process(robot):
 
 def test_the_film_is_the_episode_that_evaluation_plays(robot, policy):
     """The return in the caption is the one that `play` sums over the same world."""
-    one = film(robot, policy, "worn", None, 3.0)
+    one = film(robot, policy, "worn", {}, 3.0)
     worlds = Worlds(robot, 1, gap="worn", observe="measured", seed=0)
     nominal = np.array([p.nominal for p in policy.spec.context])
     played = play(policy, worlds, worlds.reset(), nominal)

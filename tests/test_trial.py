@@ -1,5 +1,8 @@
 """Episodes of a trial: what lives from one to the next, and what never meets."""
 
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from sim2real.evaluate import evaluate
 from sim2real.policy.networks import mlp
 from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.policy import Policy
-from sim2real.policy.spec import ActuatorSpec, MemorySpec, PolicySpec, TermSpec
+from sim2real.policy.spec import ActuatorSpec, FastSpec, MemorySpec, PolicySpec, TermSpec
 from sim2real.simulation.robot import Robot
 from sim2real.trial import trial
 from sim2real.types import InputError
@@ -127,3 +130,42 @@ def test_the_command_prints_a_row_an_episode(tmp_path, capsys):
     both = ["--reference", policy, "--oracle", policy]
     assert cli.main(["evaluate", policy, "--trial", "2", *both]) != 0
     assert "--trial follows one policy" in capsys.readouterr().err
+
+
+def fast(policy: Policy) -> Policy:
+    """The same with fast numbers, which show in what it does."""
+    spec = replace(policy.spec, memory=None, fast=FastSpec(2, 2, (8,)))
+    torch.manual_seed(1)
+    network = mlp([spec.network_size, 16, spec.action_size])
+    found = Policy(spec, network, Normalizer.identity(spec.feature_size))
+    with torch.no_grad():
+        found.network[-1].get_parameter("weight").mul_(3)
+    return found.requires_grad_(False)
+
+
+def test_fast_numbers_follow_from_all_episodes_of_a_robot_and_of_no_other(monkeypatch):
+    home = sys.modules["sim2real.trial"]
+    given: list[list[int]] = []
+    usual = home.FastAdapter.adapt
+
+    def seen(self, z, episodes):
+        given.append([len(e.command) for e in episodes])
+        return usual(self, z, episodes)
+
+    monkeypatch.setattr(home.FastAdapter, "adapt", seen)
+    policy = fast(hopper())
+    xi = np.stack([Robot.load("hopper").space.nominal, Robot.load("hopper").space.low])
+    both = trial(policy, xi=xi, robots=2, episodes=3, seed=3)
+    period = Robot.load("hopper").control_period
+    ticks = np.round(both.seconds / period).astype(int)
+    for row in ticks:
+        for n in (1, 2, 3):
+            assert given.count(row[:n].tolist()) == 1
+    assert len(given) == 6
+    none = trial(policy, xi=xi, robots=2, episodes=3, seed=3, steps=0)
+    lost = trial(policy, xi=xi, robots=2, episodes=3, seed=3, forget=True)
+    np.testing.assert_array_equal(none.returns, lost.returns)
+    np.testing.assert_array_equal(none.returns[:, 0], both.returns[:, 0])
+    assert (none.returns[:, 1:] != both.returns[:, 1:]).all()
+    with pytest.raises(InputError, match="steps is -1"):
+        trial(policy, steps=-1)

@@ -48,7 +48,7 @@ class Stepped:
         logs = list[Path]()
         for k in range(gather):
             driven = session.drive(
-                "gather", session.state(z), excitation=self.excitation, share=EXPLORE
+                "steps", session.state(z), excitation=self.excitation, share=EXPLORE
             )
             if driven is None:
                 break

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
@@ -172,21 +171,16 @@ class Policy(nn.Module):
     def told(self, z: State, context: Array | None) -> State:
         """z of a policy that is told ξ, (K,) or (B, K); as it is where there is nothing to tell or
         the policy has no context."""
-        if context is None or "context" not in self.z_names:
-            return z
-        old = z[self.z_names.index("context")]
-        new = torch.tensor(np.broadcast_to(context, old.shape), dtype=torch.float32)
-        return self._with(z, "context", new)
+        return self.given(z, "context", context)
 
-    def remembering(self, z: State, memory: Array | None) -> State:
-        """z of a policy that remembers something already, (Z,); as it is where there is nothing."""
-        if memory is None:
+    def given(self, z: State, name: str, value: Array | Tensor | None) -> State:
+        """z with another value of a part, the same for all or one each; as it is where there is
+        none, or the policy has no such part."""
+        if value is None or name not in self.z_names:
             return z
-        return self._with(z, "memory", torch.as_tensor(memory, dtype=torch.float32)[None])
-
-    def quickened(self, z: State, fast: Tensor | None) -> State:
-        """z with other fast numbers (B, L); as it is where there are none."""
-        return z if fast is None else self._with(z, "fast", fast)
+        old = z[self.z_names.index(name)]
+        new = torch.as_tensor(value, dtype=torch.float32).expand_as(old).contiguous()
+        return self._with(z, name, new)
 
     def _with(self, z: State, name: str, value: Tensor) -> State:
         """z with another value of a part, where the policy has that."""

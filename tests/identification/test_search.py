@@ -188,9 +188,11 @@ def test_what_is_near_counts_alone_where_logs_are_smooth(monkeypatch, rough, loc
     search = _Search(48, Axes.of(-ends, ends), prior, np.random.default_rng(0), progress.silent)
     valley: Any = Valley(rough)
     at = _At(prior, Supposed(LEAST_DRIFT, np.ones(1)), None, 0)
-    for _ in range(8):
-        found = search.stepped(valley, at)
+    found = search.stepped(valley, at)
+    for _ in range(7):
         at = found.at._replace(shown=None)
+        found = search.stepped(valley, at)
+    at = found.at
     posterior = conditioned(found.line, prior)
     wide = np.sqrt(np.diag(at.belief.covariance) / np.diag(posterior.covariance))
     if rough and local:

@@ -137,7 +137,7 @@ class MetaStudent:
             before = self.teacher.told(self.teacher.initial(len(obs)), self._context)
             said, _ = self.teacher(obs[:, O:], before)
             raw_said = (said - self._offset) / self._scale
-            z = student.quickened(self._z, fast)
+            z = student.given(self._z, "fast", fast)
             features, _ = student.features(obs[:, :O], z, self._reset)
             _, own, self._z = student.forward_full(obs[:, :O], z, self._reset)
             chance = torch.rand(len(obs), 1, generator=self._generator)
