@@ -21,6 +21,7 @@ help:
 	@echo "make learn    the tests that train for more than a minute, at most 45 minutes on 2 cores"
 	@echo "make study    the ladder of results/, cell by cell; stop it and go on as you like"
 	@echo "              STUDY=adaptation: what adaptation wins in ten episodes, cell by cell as well"
+	@echo "              STUDY=extrapolation: the same policies on robots beyond their training"
 	@echo "make check    ruff and pyright"
 	@echo "make format   let ruff write the code"
 	@echo "make build    wheel and source distribution, each tried in a clean environment"

@@ -9,7 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+
+from sim2real.simulation.robot import Robot
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 
@@ -73,3 +76,39 @@ def test_a_part_of_the_benchmark_runs_alone(bench: ModuleType) -> None:
     assert result.peers == []
     assert result.worlds == {}
     assert result.engine is not None
+
+
+def loaded(name: str) -> ModuleType:
+    """A tool, beside those that it imports."""
+    sys.path.insert(0, str(TOOLS))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(TOOLS))
+
+
+def test_robots_beyond_training_are_the_same_corners_of_wider_boxes() -> None:
+    study = loaded("study_extrapolation")
+    robot = Robot.load("hopper")
+    low, high = np.array(robot.space.low), np.array(robot.space.high)
+    inside, edge, beyond = (study.robots(robot, w, 500, 3) for w in (0.5, 1.0, 2.0))
+    assert ((inside >= low) & (inside <= high)).all()
+    assert ((edge >= low - 1e-12) & (edge <= high + 1e-12)).all()
+    assert ((beyond < low) | (beyond > high)).mean() == pytest.approx(0.5, abs=0.06)
+    assert (beyond >= 0).all()  # a latency, and what is positive, stay so
+    middle = (low + high) / 2
+    latency = list(robot.space.names).index("action_latency")
+    kept = beyond[:, latency] > 0
+    away = (x[kept, latency] - middle[latency] for x in (inside, beyond))
+    np.testing.assert_allclose(*(a * n for a, n in zip(away, (4, 1), strict=True)))
+
+
+def test_what_lies_beyond_training_is_a_table_and_a_figure() -> None:
+    study = loaded("study_extrapolation")
+    widths = {str(w): {"returns": [100.0 / w] * 4} for w in study.WIDTHS}
+    cells = {"one": {0: widths, 1: widths}, "one, 3 steps": {0: {"0.5": {"returns": [1.0, 3.0]}}}}
+    lines = study.table(cells).splitlines()
+    assert lines[2].startswith("| one | 2 | 200 [200, 200] | 100 [100, 100] |")
+    assert lines[3].startswith("| one, 3 steps | 1 | 2 [1, 3] | open | open | open |")
+    axes = study.draw(cells, "hopper").axes[0]
+    assert [line.get_label() for line in axes.get_lines()][:2] == ["one", "one, 3 steps"]

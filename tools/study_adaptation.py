@@ -5,10 +5,11 @@
 
 Every method is a recipe of policies/, trained once for each seed into `--work`, and then meets the
 same robots, drawn from a family of gaps by `--draw`, a seed that training never saw. What is
-returned after 0, 1, 2, 5 and 10 episodes on a robot is a cell: of a policy that remembers, the next
-episode of the same trial; of one that is told its context, episodes with what was identified from
-the logs of so many, which it drove with the nominal context and noise on its commands; of the
-others the same as before. Finished cells stand in results/adaptation and are not computed again.
+returned after 0, 1, 2, 5 and 10 episodes on a robot is a cell: of a policy that remembers, or makes
+gradient steps between episodes, the next episode of the same trial; of one that is told its
+context, episodes with what was identified from the logs of so many, which it drove with the nominal
+context and noise on its commands; of the others the same as before. Finished cells stand in
+results/adaptation and are not computed again.
 
 Gap closed is (J - J_0) / (J_oracle - J_0): J_0 returns uniform randomization with history, J_oracle
 a policy that learned in the family itself for twice as long, sees the simulator's state and is told
@@ -52,6 +53,7 @@ RECIPES = {
         REFERENCE: "hopper-uniform-history",
         "context": "hopper-context",
         "student": "hopper-student",
+        "gradient": "hopper-gradient",
     },
     "go1": {REFERENCE: "go1-uniform", "context": "go1-context"},
 }
@@ -109,7 +111,7 @@ def reached(policy: Policy, family: str, robots: int, draw: int, method: str) ->
     whole = trial(
         policy, gap=family, robots=robots, episodes=1 + AFTER[-1], seed=draw, context=told
     )
-    lasting = "memory" in policy.z_names
+    lasting = {"memory", "fast"} & set(policy.z_names)
     for n in AFTER:
         if n and method == "context":
             yield n, identified(policy, family, whole.xi, n, draw)

@@ -31,9 +31,9 @@ from sim2real.types import Array, InputError
 
 SEQUENCE = 64
 """Control steps between updates of the policy, and of the fast numbers that act."""
-KEPT, SUPPORT = 8, 4
+KEPT, SUPPORT = 12, 6
 """Sequences that updates draw from; and those of them, at most, that are a support."""
-UPDATES, WORLDS = 16, 32
+UPDATES, WORLDS = 32, 64
 """Between two sequences; and of how many worlds an update takes them."""
 SHARE = 0.1
 """Share of the steps at whose begin the teacher acts more than the student."""
