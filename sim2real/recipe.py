@@ -12,7 +12,7 @@ from sim2real.bridges.adapt.context import Context
 from sim2real.bridges.adapt.gradient.fast import Gradient
 from sim2real.bridges.adapt.inference.task_inference import TaskInference
 from sim2real.bridges.adapt.inference.varibad import Varibad
-from sim2real.bridges.adapt.memory.remember import Remember
+from sim2real.bridges.adapt.memory.remember import Remember, Taught
 from sim2real.bridges.adapt.memory.trial_learner import settings_of
 from sim2real.bridges.align.adversarial import Dann
 from sim2real.bridges.correct.darc import Darc
@@ -161,9 +161,15 @@ class Recipe:
                 "alike; randomize, uniform for instance"
             )
         if self.distill is not None:
-            if name != "memory":
+            if not isinstance(config, Taught):
                 raise InputError(
-                    f"adapt: {name} learns by reward; leave distill out, or use adapt: memory"
+                    f"adapt: {name} learns by reward; leave distill out, or use adapt: memory or "
+                    "task_inference"
+                )
+            if name == "task_inference" and not self.distill.told:
+                raise InputError(
+                    "adapt: task_inference learns what its teacher is told; add told: true to "
+                    "distill"
                 )
             if isinstance(self.randomization, Doraemon | ADR):
                 raise InputError(
@@ -199,7 +205,7 @@ class Recipe:
                 "adapt: gradient finds out what a robot is like, and with randomize: none all are "
                 "alike; randomize, uniform for instance"
             )
-        if self.distill is None:
+        if self.distill is None or not self.distill.told:
             raise InputError(
                 "adapt: gradient learns from a teacher that is told ξ; add distill, with told: true"
             )

@@ -24,11 +24,11 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 from sim2real import content, progress, schema
 from sim2real.bridges.adapt.gradient.fast import Gradient
 from sim2real.bridges.adapt.gradient.meta_student import MetaStudent
-from sim2real.bridges.adapt.inference.task_inference import Informed, TaskInference
+from sim2real.bridges.adapt.inference.task_inference import Believing, Informed, TaskInference
 from sim2real.bridges.adapt.inference.varibad import Decoding, Varibad
 from sim2real.bridges.adapt.memory.network import RecurrentActorCritic
 from sim2real.bridges.adapt.memory.recurrent_ppo import Figures
-from sim2real.bridges.adapt.memory.remember import OverTrials, Remember
+from sim2real.bridges.adapt.memory.remember import OverTrials, Taught
 from sim2real.bridges.adapt.memory.student import Student
 from sim2real.bridges.adapt.memory.trial_learner import TrialLearner
 from sim2real.bridges.align.aligned import Estimated, aligned_estimator
@@ -415,7 +415,7 @@ def imitate(
         report(before + done, figures)
 
     config = recipe.gradient or recipe.memory
-    if not isinstance(config, Remember | Gradient):
+    if not isinstance(config, Taught | Gradient):
         distill(
             teacher, student, worlds, encode, steps=distill_.steps, seed=recipe.seed,
             learning_rate=distill_.learning_rate, report=told,
@@ -425,6 +425,8 @@ def imitate(
     ticks = max(1, round(config.seconds / robot.control_period))
     trials = TrialWorlds(worlds, episodes=config.trial, steps=ticks, seed=recipe.seed)
     kind = MetaStudent if isinstance(config, Gradient) else Student
+    if isinstance(config, TaskInference):
+        kind = partial(Student, reading=Believing, state=False)
     kind(
         teacher, student, trials, encode, steps=distill_.steps, seed=recipe.seed,
         learning_rate=distill_.learning_rate,

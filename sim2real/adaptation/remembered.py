@@ -52,12 +52,12 @@ class Remembered:
             # a GRU's rounding can leave [-1, 1] by the last digit
             kept = np.clip(driven.trial["memory"].ravel(), bounds.low, bounds.high).tolist()
             z = session.state(kept)
-            report(80 * session.spent.episodes // episodes, {"episodes": session.spent.episodes})
+            report(80 * session.spent.episodes // episodes, session.figures)
         accepted, reason = False, "the budget was used up before anything was remembered"
         if z is not None:
             accepted, reason = session.by_turns(None, z, (episodes - trial) // 2, report)
         z = session.state(kept if accepted else blank, accepted=accepted)
-        report(100, {"episodes": session.spent.episodes})
+        report(100, session.figures)
         return Adaptation(
             accepted, reason, z, session.artifact.folder, None, None, session.spent, session.stages
         )

@@ -83,12 +83,19 @@ class Session:
         self.artifact, self.target, self.seconds, self._seed = artifact, target, seconds, seed
         self.spent = Spent()
         self.stages: dict[str, list[float]] = {}
+        self._last: float | None = None
         self._logs = out / "logs" / stamp_of(time.time())
 
     @property
     def rewarded(self) -> bool:
         """Whether the target has a reward."""
         return self.target.describe().reward
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What a progress bar shows: episodes so far, and the return of the last."""
+        shown: dict[str, float] = {"episodes": self.spent.episodes}
+        return shown if self._last is None else shown | {"return": self._last}
 
     def episode(
         self, stage: str, z: AdaptedState | None, *, excitation: float = 0.0, share: float = 1.0
@@ -128,6 +135,7 @@ class Session:
             raise SafetyStop(result.stopped)
         for episode in result.episodes:
             if episode.return_ is not None and _whole(episode):
+                self._last = episode.return_
                 self.stages.setdefault(stage, []).append(episode.return_)
         return result
 
@@ -142,7 +150,7 @@ class Session:
             # an episode that the budget cut is a good one: dropping it alone would favour the other
             if pair[0] is not None and pair[1] is not None:
                 whole.append((pair[0], pair[1]))
-            report(80 + round(20 * (k + 1) / pairs), {"episodes": self.spent.episodes})
+            report(80 + round(20 * (k + 1) / pairs), self.figures)
         if not whole:
             return False, "the budget was used up before the adapted policy could be compared"
         old, new = zip(*whole, strict=True)

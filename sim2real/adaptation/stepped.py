@@ -54,13 +54,13 @@ class Stepped:
                 break
             logs += [e.log for e in driven.episodes if e.log is not None]
             z = self.adapter.adapt(z, read_trajectories(logs, self.robot))
-            report(round(80 * (k + 1) / episodes), {"episodes": session.spent.episodes})
+            report(round(80 * (k + 1) / episodes), session.figures)
         accepted, reason = False, "the budget was used up before anything was found"
         if logs:
             before, after = session.state(self.before), session.state(z)
             accepted, reason = session.by_turns(before, after, (episodes - gather) // 2, report)
         state = session.state(z if accepted else self.before, accepted=accepted)
-        report(100, {"episodes": session.spent.episodes})
+        report(100, session.figures)
         return Adaptation(
             accepted, reason, state, session.artifact.folder, None, None, session.spent,
             session.stages,

@@ -84,13 +84,13 @@ class Identify(_Told):
         for k in range(gather):
             driven = session.drive("gather", before, excitation=self.excitation, share=EXPLORE)
             logs += [e.log for e in driven.episodes if e.log] if driven else []
-            report(round(20 * (k + 1) / gather), {"episodes": session.spent.episodes})
+            report(round(20 * (k + 1) / gather), session.figures)
         adapter = ContextAdapter(
             self.robot, seed=self.seed, report=lambda n, figures: report(20 + 4 * n, figures)
         )
         z = within(self.policy, adapter.adapt(self.before, read_trajectories(logs, self.robot)))
         rehearsal = self._rehearsed(z)
-        report(80, {"episodes": session.spent.episodes})
+        report(80, session.figures)
         if not rehearsal.passed:
             reason = (
                 f"rehearsed in worlds that explain the logs, it falls {rehearsal.adapted:.2f} "

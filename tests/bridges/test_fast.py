@@ -292,6 +292,10 @@ def test_a_recipe_trains_a_policy_that_is_loaded_again(tmp_path):
             "randomize: adr widens what the teacher meets",
         ),
         ({"randomize": "none"}, "with randomize: none all are alike"),
+        (
+            {"distill": {"teacher": ["v5"], "steps": 1000}},
+            "adapt: gradient learns from a teacher that is told",
+        ),
         ({"distill": None}, "adapt: gradient learns from a teacher that is told"),
         ({"adapt": {"method": "gradient", "trial": 0}}, "a trial has at least 1 episode"),
         ({"adapt": {"method": "gradient", "seconds": 0.0}}, "seconds is 0.0; it must be above 0"),

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from sim2real.bridges.adapt.inference.belief import believed
+from sim2real.bridges.adapt.inference.task_inference import Believing
 from sim2real.bridges.adapt.memory.remember import Remember
 from sim2real.bridges.adapt.memory.student import SEQUENCE, Student
 from sim2real.policy.networks import mlp
@@ -66,7 +68,7 @@ def specs():
     return replace(student, terms=(hidden,), memory=None, context=context), student
 
 
-def taught(steps, forgets=False, seed=0, batch=64):
+def taught(steps, forgets=False, seed=0, batch=64, **how):
     """Figures of every round, and the student."""
     told, mine = specs()
     teacher = Policy(told, mlp([2, 1]), Normalizer.identity(2)).requires_grad_(False)
@@ -77,8 +79,9 @@ def taught(steps, forgets=False, seed=0, batch=64):
     student.requires_grad_(False)
     trials: Any = ShownOnce(batch, seed)
     teaching = Student(
-        teacher, student, trials, lambda xi, rng: xi, steps=steps, learning_rate=1e-2, seed=seed
-    )
+        teacher, student, trials, lambda xi, rng: xi, steps=steps, learning_rate=1e-2, seed=seed,
+        **how,
+    )  # fmt: skip
     if forgets:  # the planted bug: z is cleared at every step
         memory: Any = student.memory
         unroll, step = memory.unroll, memory.step
@@ -102,6 +105,55 @@ def test_a_student_finds_out_what_the_teacher_is_told_and_one_that_forgets_does_
     assert errors[0] < 0.3 * knows_nothing
     assert errors[1] > 0.9 * knows_nothing
     assert not any(p.requires_grad for p in student.parameters())
+
+
+def test_a_student_acts_on_a_belief_that_closes_in():
+    """It knows ξ, and how well, as soon as that was shown, and nothing before; what is exported
+    acts on the same belief."""
+    kept: list[Believing] = []
+
+    class Seen(Believing):
+        def __init__(self, *of):
+            super().__init__(*of)
+            kept.append(self)
+
+    rounds = 12
+    figures, student = taught(64 * SEQUENCE * rounds, reading=Seen, state=False)
+    (reading,) = kept
+    assert figures[-1][1]["imitation error"] < 0.5 * 0.5 / 3**0.5 * 0.9**0.5
+    xi = torch.linspace(-0.9, 0.9, 7)[:, None]
+    obs = torch.cat([xi, torch.zeros(7, 1)])[None].unflatten(1, (2, 7))[0]  # shown, then not
+    z, unit = student.initial(7), 1 / 3**0.5
+    memory = student.z_names.index("memory")
+    assert student.memory is not None
+    with torch.no_grad():
+        mean, log_var = believed(reading.head(z[memory]))
+        before = float(log_var.mean())
+        for t in range(2):
+            x = student.remembered(student.normalizer(obs[t]), z[1], torch.full((7, 1), 1.0 - t))
+            h, _ = student.memory.step(x, z[memory])
+            mean, log_var = believed(reading.head(h))
+            command, raw, z = student.forward_full(obs[t], z, torch.full((7, 1), 1.0 - t))
+            torch.testing.assert_close(
+                raw, reading.network(torch.cat([x, reading.head(h)], dim=1)), rtol=1e-4, atol=1e-5
+            )
+    torch.testing.assert_close(mean[:, 0] * unit, xi[:, 0], atol=0.2, rtol=0)
+    assert float(log_var.mean()) < before - 1.0
+    torch.testing.assert_close(command, xi / 2, atol=0.15, rtol=0)
+
+
+def test_a_belief_about_nothing_is_refused():
+    _, mine = specs()
+    teacher = Policy(mine, mlp([mine.network_size, 1]), Normalizer.identity(1))
+    with pytest.raises(InputError, match="there is nothing to infer; distill with told: true"):
+        Believing(teacher, 0)
+
+
+def test_task_inference_is_taught_by_a_recipe(tmp_path):
+    adapt = {"method": "task_inference", "hidden": 8, "trial": 2, "seconds": 0.5}
+    policy = train({**RECIPE, "adapt": adapt}, out=tmp_path / "run")
+    assert policy.z_names == ("memory", "last_action")
+    assert Policy.load(tmp_path / "run").spec == policy.spec
 
 
 def test_the_same_seed_teaches_the_same():

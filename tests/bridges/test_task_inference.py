@@ -192,9 +192,11 @@ def test_a_recipe_is_trained_and_leaves_a_policy(tmp_path):
     assert "train/belief_loss" in (tmp_path / "log" / "progress.csv").read_text()
 
 
-def test_a_short_form_has_the_defaults_and_a_teacher_is_refused():
+def test_a_short_form_has_the_defaults_and_a_teacher_that_is_told_nothing_is_refused():
     _, recipe = read({**RECIPE, "adapt": "task_inference"})
     assert recipe.memory == TaskInference()
     distill = {"teacher": ["v5"], "steps": 100}
-    with pytest.raises(InputError, match="task_inference learns by reward; leave distill out"):
+    with pytest.raises(InputError, match="task_inference learns what its teacher is told; add"):
         read({**RECIPE, "distill": distill})
+    with pytest.raises(InputError, match="varibad learns by reward; leave distill out"):
+        read({**RECIPE, "adapt": "varibad", "distill": distill})

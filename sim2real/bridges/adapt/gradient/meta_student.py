@@ -98,7 +98,8 @@ class MetaStudent:
         self._trial = torch.arange(B)
         self._taught = [*student.network.parameters(), *self._prediction.parameters()]
         torch.manual_seed(seed)
-        self._head = nn.Linear(self._prediction.spec.size, self._latent().shape[1])
+        K = self._latent().shape[1]
+        self._head = nn.Linear(self._prediction.spec.size, K) if K else nn.Sequential()
         self._parameters = [*self._taught, *self._head.parameters()]
         self._unit = torch.zeros(0), torch.ones(0)
         self._optimizer = torch.optim.Adam(self._parameters, lr=learning_rate)
@@ -212,7 +213,9 @@ class MetaStudent:
             error = self._prediction.error(mine.features, mine.action, mine.after, told)
             foretold = (error * mine.there).sum() / mine.there.sum().clamp(min=1)
             wanted = (query.latent[at, some] - self._unit[0]) / self._unit[1]
-            apart = (self._head(fast) - wanted).square().sum() / max(wanted.numel(), 1)
+            apart = imitation * 0
+            if wanted.shape[1]:
+                apart = nn.functional.mse_loss(self._head(fast), wanted)
             loss = imitation + LATENT * apart + FORETELLING * foretold
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]

@@ -39,31 +39,46 @@ class BeliefActorCritic(RecurrentActorCritic):
             activation=activation, log_std=log_std,
         )  # fmt: skip
         self.latent = latent
-        self.head = nn.Linear(memory.hidden, 2 * latent)
-        nn.init.zeros_(self.head.weight)  # nothing is known at first: N(0, 1)
-        nn.init.zeros_(self.head.bias)
+        self.head = unknowing(memory.hidden, latent)
 
     def belief(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """μ and log σ² (..., L)"""
-        mean, log_var = self.head(h).chunk(2, dim=-1)
-        return mean, log_var.clamp(SHARPEST, VAGUEST)
+        return believed(self.head(h))
 
     def seen(self, x: Tensor, h: Tensor) -> Tensor:
         return torch.cat([x, self.head(h).detach()], dim=-1)
 
     def on_memory(self) -> nn.Sequential:
-        """W and b go into the first layer: both are linear."""
-        network = copy.deepcopy(self.policy)
-        first = network[0]
-        assert isinstance(first, nn.Linear)
-        L2 = 2 * self.latent
-        with torch.no_grad():
-            of_x, of_belief = first.weight[:, :-L2], first.weight[:, -L2:]
-            folded = nn.Linear(of_x.shape[1] + self.head.in_features, first.out_features)
-            folded.weight.copy_(torch.cat([of_x, of_belief @ self.head.weight], dim=1))
-            folded.bias.copy_(first.bias + of_belief @ self.head.bias)
-        network[0] = folded
-        return network
+        return folded(self.policy, self.head)
+
+
+def unknowing(hidden: int, latent: int) -> nn.Linear:
+    """W and b of a belief about L numbers by which nothing is known: N(0, 1)."""
+    head = nn.Linear(hidden, 2 * latent)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def believed(said: Tensor) -> tuple[Tensor, Tensor]:
+    """μ and log σ² (..., L) of W h + b (..., 2 L)."""
+    mean, log_var = said.chunk(2, dim=-1)
+    return mean, log_var.clamp(SHARPEST, VAGUEST)
+
+
+@torch.no_grad()
+def folded(network: nn.Sequential, head: nn.Linear) -> nn.Sequential:
+    """A network of (x, W h + b) as one of (x, h): W and b go into the first layer, for both are
+    linear."""
+    network, size = copy.deepcopy(network), head.out_features
+    first = network[0]
+    assert isinstance(first, nn.Linear)
+    of_x, of_belief = first.weight[:, :-size], first.weight[:, -size:]
+    made = nn.Linear(of_x.shape[1] + head.in_features, first.out_features)
+    made.weight.copy_(torch.cat([of_x, of_belief @ head.weight], dim=1))
+    made.bias.copy_(first.bias + of_belief @ head.bias)
+    network[0] = made
+    return network
 
 
 def divergence(mean: Tensor, log_var: Tensor, from_mean: Tensor, from_log_var: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Task inference (Humplik and others 2019): a belief about ξ, learned where ξ is known.
 
 In simulation every robot's ξ is known, so the belief is regressed on it: the loss is -log q(ξ | τ)
-at every step of a trial. What is worth knowing is so known early, before it pays.
+at every step of a trial. What is worth knowing is so known early, before it pays. What to do with a
+belief reward teaches (`Informed`), or a teacher that is told ξ (`Believing`).
 """
 
 from __future__ import annotations
@@ -9,15 +10,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from sim2real.bridges.adapt.inference.belief import BeliefActorCritic
+from sim2real.bridges.adapt.inference.belief import (
+    BeliefActorCritic,
+    believed,
+    folded,
+    unknowing,
+)
 from sim2real.bridges.adapt.memory.network import Steps
-from sim2real.bridges.adapt.memory.remember import OverTrials
+from sim2real.bridges.adapt.memory.remember import Taught
+from sim2real.policy.networks import layout, mlp
+from sim2real.policy.policy import Policy
+from sim2real.types import InputError
 
 
 @dataclass(frozen=True)
-class TaskInference(OverTrials):
+class TaskInference(Taught):
     """`adapt: {method: task_inference}`"""
 
     method: Literal["task_inference"] = "task_inference"
@@ -28,6 +38,42 @@ class Informed(BeliefActorCritic):
 
     def extra(self, h: Tensor, steps: Steps) -> Tensor:
         """-log q(ξ | τ), mean over steps and ξ, without the constant."""
-        mean, log_var = self.belief(h)
-        error = steps.s[..., -self.latent :] - mean
-        return (0.5 * (log_var + error.square() / log_var.exp())).mean()
+        return surprise(*self.belief(h), steps.s[..., -self.latent :])
+
+
+class Believing(nn.Module):
+    """How a student's network reads what it remembers (`student.py`): as a belief about the latent,
+    which imitation never reaches. Both are linear in what is remembered, so what is exported is an
+    ordinary network: W and b go into its first layer.
+
+    Raises:
+        InputError: there is no latent to believe anything of.
+    """
+
+    def __init__(self, student: Policy, latent: int) -> None:
+        super().__init__()
+        if not latent:
+            raise InputError(
+                f"policy '{student.spec.name}': its teacher is told nothing that it is not, so "
+                "there is nothing to infer; distill with told: true"
+            )
+        assert student.memory is not None
+        sizes, activation = layout(student.network)
+        self._policy, hidden = [student], student.memory.hidden  # in a list: no submodule
+        self.network = mlp([sizes[0] - hidden + 2 * latent, *sizes[1:]], activation)
+        self.head = unknowing(hidden, latent)
+        self.settle()
+
+    def losses(self, x: Tensor, h: Tensor, action: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+        said = self.head(h)
+        out = self.network(torch.cat([x, said.detach()], dim=-1))
+        return nn.functional.mse_loss(out, action), surprise(*believed(said), latent)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        self._policy[0].network.load_state_dict(folded(self.network, self.head).state_dict())
+
+
+def surprise(mean: Tensor, log_var: Tensor, latent: Tensor) -> Tensor:
+    """() -log q of a latent (..., L), mean over all, without the constant."""
+    return (0.5 * (log_var + (latent - mean).square() / log_var.exp())).mean()

@@ -42,11 +42,9 @@ class OverTrials:
 
 
 @dataclass(frozen=True)
-class Remember(OverTrials):
-    """`adapt: {method: memory}`: the policy sees all that is remembered. With `distill` a teacher
-    shows what for (`student.py`), without it reward does (RL², `trial_learner.py`)."""
+class Taught(OverTrials):
+    """With `distill` a teacher shows what it is for (`student.py`), without it reward does."""
 
-    method: Literal["memory"] = "memory"
     seconds: float = 10.0
     """With a teacher: after which another robot takes its place at the latest, in the middle of an
     episode."""
@@ -55,3 +53,11 @@ class Remember(OverTrials):
         super().__post_init__()
         if not self.seconds > 0:
             raise InputError(f"seconds is {self.seconds}; it must be above 0")
+
+
+@dataclass(frozen=True)
+class Remember(Taught):
+    """`adapt: {method: memory}`: the policy sees all that is remembered. By reward that is RL²
+    (`trial_learner.py`)."""
+
+    method: Literal["memory"] = "memory"

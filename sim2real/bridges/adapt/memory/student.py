@@ -15,7 +15,8 @@ training alone.
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -59,6 +60,40 @@ class _Sequence(NamedTuple):
     """(T, B, L)"""
 
 
+class Reading(Protocol):
+    """How a policy's network reads what it remembers, and what that tells of the latent."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def losses(self, x: Tensor, h: Tensor, action: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Of imitation and of the latent (..., L), standardised, at x and what is remembered."""
+        ...
+
+    def settle(self) -> None:
+        """Puts what was learned into the policy's network."""
+        ...
+
+
+class Direct(nn.Module):
+    """All that is remembered; the latent is a linear function of it, needed in training alone."""
+
+    def __init__(self, student: Policy, latent: int) -> None:
+        super().__init__()
+        assert student.memory is not None
+        self.network = student.network
+        hidden = student.memory.hidden
+        self.head = nn.Linear(hidden, latent) if latent else nn.Sequential()
+
+    def losses(self, x: Tensor, h: Tensor, action: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+        missed = nn.functional.mse_loss(self.network(torch.cat([x, h], dim=-1)), action)
+        if not latent.shape[-1]:
+            return missed, missed * 0
+        return missed, nn.functional.mse_loss(self.head(h), latent)
+
+    def settle(self) -> None:
+        pass
+
+
 class Student:
     """Teaches a policy that has a memory.
 
@@ -68,6 +103,8 @@ class Student:
         trials: of worlds that observe the student's terms, then the teacher's.
         encode: what the teacher is told of ξ, and what of it the latent holds; None where nothing.
         steps: control steps over all worlds.
+        reading: how the student's network reads what it remembers, of the student and L.
+        state: whether the latent holds, beside ξ, the terms that the teacher alone sees.
 
     Raises:
         InputError: the student has no memory, or the teacher carries more than a context.
@@ -76,6 +113,7 @@ class Student:
     def __init__(
         self, teacher: Policy, student: Policy, trials: TrialWorlds, encode: Encode | None, *,
         steps: int, learning_rate: float = 1e-3, seed: int = 0,
+        reading: Callable[[Policy, int], Reading] = Direct, state: bool = True,
     ) -> None:  # fmt: skip
         if student.memory is None:
             raise InputError(
@@ -95,7 +133,8 @@ class Student:
         ends = np.cumsum([t.size for t in teacher.spec.terms])
         self._hidden = np.concatenate([
             np.arange(end - t.size, end)
-            for t, end in zip(teacher.spec.terms, ends, strict=True) if t.name not in mine
+            for t, end in zip(teacher.spec.terms, ends, strict=True)
+            if state and t.name not in mine
         ] or [np.zeros(0, int)])  # fmt: skip
         self._scale = torch.tensor(student.spec.action_scale)
         self._offset = torch.tensor(student.spec.action_offset)
@@ -105,30 +144,29 @@ class Student:
         self._begin, self._reset = torch.ones(B, dtype=torch.bool), torch.ones(B, 1)
         size = len(self._hidden) + (0 if self._context is None else self._context.shape[1])
         torch.manual_seed(seed)
-        self._head = nn.Linear(self._memory.spec.hidden, size) if size else nn.Sequential()
+        self._reading = reading(student, size)
         self._unit: tuple[Tensor, Tensor] | None = None
-        self._taught = [*student.network.parameters(), *student.memory.parameters()]
-        self._parameters = [*self._taught, *self._head.parameters()]
+        self._parameters = [*student.memory.parameters(), *self._reading.parameters()]
         self._optimizer = torch.optim.Adam(self._parameters, lr=learning_rate)
         self._schedule = torch.optim.lr_scheduler.LinearLR(self._optimizer, 1.0, 0.05, self.rounds)
         self._kept: deque[_Sequence] = deque(maxlen=KEPT)
 
     def teach(self, report: progress.Report = progress.silent) -> None:
         """All of it."""
-        for p in self._taught:
+        for p in self._parameters:
             p.requires_grad_(True)
         for number in range(self.rounds):
             self._kept.append(self._gathered(max(0.0, 1 - number / (SHARE * self.rounds))))
             if self._unit is None:
                 self._standardise(self._kept[0])
             action, latent = self._fitted()
+            self._reading.settle()
             self._schedule.step()
             report(
                 (number + 1) * self.trials.batch * SEQUENCE,
-                {"imitation error": action, "latent error": latent},
+                {"imitation error": action, "latent loss": latent},
             )
-        for p in self._taught:
-            p.requires_grad_(False)
+        self.student.requires_grad_(False)
 
     @torch.no_grad()
     def _gathered(self, follow: float) -> _Sequence:
@@ -162,7 +200,7 @@ class Student:
         return _Sequence(features, last, reset, begin, first, action, latent)
 
     def _fitted(self) -> tuple[float, float]:
-        """Root mean square errors of what the updates saw."""
+        """The imitation's root mean square error and the latent's loss, over the updates."""
         student, total = self.student, np.zeros(2)
         assert self._unit is not None
         mean, spread = self._unit
@@ -175,17 +213,15 @@ class Student:
                 student.normalizer(kept.features[:, some]), kept.last[:, some], kept.reset[:, some]
             )
             h = self._memory.unroll(x, kept.z[some], kept.begin[:, some])
-            out = student.network(torch.cat([x, h], dim=-1))
-            action = nn.functional.mse_loss(out, kept.action[:, some])
             wanted = (kept.latent[:, some] - mean) / spread
-            latent = nn.functional.mse_loss(self._head(h), wanted) if len(mean) else action * 0
+            action, latent = self._reading.losses(x, h, kept.action[:, some], wanted)
             self._optimizer.zero_grad(set_to_none=True)
             (action + LATENT * latent).backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self._parameters, 1.0)
             self._optimizer.step()
             total += [float(action.detach()), float(latent.detach())]
-        action, latent = np.sqrt(total / UPDATES)
-        return float(action), float(latent)
+        action, latent = total / UPDATES
+        return float(action**0.5), float(latent)
 
     def _standardise(self, first: _Sequence) -> None:
         """As the first steps are, in which the teacher acts."""
