@@ -66,8 +66,8 @@ def adapt(
         seconds: target seconds that may be used; None sets no such limit.
         engine: of a context: `identify`, or `search`, which optimises the episode return by black
             box; the target must have a reward, and be no log.
-        excitation: standard deviation of the noise on commands while data is gathered to identify a
-            context, as a share of half their range.
+        excitation: standard deviation of the noise on commands while data is gathered, to identify
+            a context or for gradient steps, as a share of half their range.
         out: folder for artifact, logs, posterior.json, z.json and adaptation.json; default
             runs/<policy>-adapt.
 

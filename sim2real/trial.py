@@ -19,7 +19,7 @@ from sim2real.simulation.gap import Gap
 from sim2real.simulation.make import AnyWorlds, make_worlds
 from sim2real.simulation.robot import Robot
 from sim2real.simulation.terms import check_finite
-from sim2real.types import Array
+from sim2real.types import Array, InputError
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def trial(
         steps: gradient steps of a policy with fast numbers; those of its training where None.
 
     Raises:
-        InputError: as `evaluate`.
+        InputError: as `evaluate`, or steps of a policy without fast numbers.
     """
     check_whole("robots", robots, 1)
     check_whole("episodes", episodes, 1)
@@ -100,6 +100,10 @@ def trial(
         check_whole("steps", steps, 0)
     check_gap(gap)
     policy = policy_of(policy)
+    if steps is not None and "fast" not in policy.z_names:
+        raise InputError(
+            f"steps are of fast numbers, and policy '{policy.spec.name}' has none; leave them out"
+        )
     robot = env if isinstance(env, Robot) else load_robot(policy.spec.env if env is None else env)
     names = observation_names(policy, robot)
     given = None if xi is None else physics(robot, xi, robots)
@@ -132,7 +136,7 @@ def _played(
         command, z = policy(torch.as_tensor(obs, dtype=torch.float32), z, reset)
         step = worlds.advance(command.numpy())
         if gathered is not None:
-            gathered.add(obs, command.numpy(), step.obs)
+            gathered.add(np.flatnonzero(running), obs, command.numpy(), step.obs)
         reward = np.where(running, step.reward, 0.0)
         check_finite(name, terms, np.where(running[:, None], step.obs, 0.0), reward)
         now = row, np.minimum(at, E - 1)
@@ -164,10 +168,10 @@ class _Gathered:
         self._last = np.zeros(0)
         self._fast = np.tile(self._adapter.prior(np.random.default_rng(0)), (robots, 1))
 
-    def add(self, obs: Array, command: Array, after: Array) -> None:
-        """A step of every robot."""
-        for now, *row in zip(self._now, obs.copy(), command.copy(), strict=True):
-            now.append((row[0], row[1]))
+    def add(self, robots: Array, obs: Array, command: Array, after: Array) -> None:
+        """A step of some robots, of arrays of all."""
+        for i in robots:
+            self._now[i].append((obs[i].copy(), command[i].copy()))
         self._last = after.copy()
 
     def ended(self, robots: Array) -> Array:

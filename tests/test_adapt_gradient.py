@@ -3,6 +3,7 @@ without what they found."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from sim2real.adapt import adapt
+from sim2real.adaptation.stepped import Stepped
 from sim2real.bridges.adapt.gradient.fast import FARTHEST, FastAdapter
 from sim2real.cli import main
 from sim2real.deploy.contract import AdaptedState
@@ -140,6 +142,22 @@ def test_logs_and_search_are_refused_before_anything_is_written(helped, tmp_path
     with pytest.raises(InputError, match=r"search is for a context.*gradient steps find it out"):
         adapt(stepping(), "inverted_pendulum/worn", engine="search", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_episode_with_a_value_that_is_not_finite_is_left_out(helped, tmp_path, caplog):
+    """A guard may let single ones pass."""
+    _, out = helped
+    shutil.copytree(out / "logs", tmp_path / "logs")
+    files = sorted(tmp_path.glob("logs/*/steps/**/*.npz"))
+    method = Stepped(stepping(), Robot.load("inverted_pendulum"), 0, 0.0)
+    assert len(method._whole(files)) == len(files) == 3
+    with np.load(files[0]) as held:
+        arrays = dict(held)
+    name = "obs/pole_rate"
+    arrays[name][2] = np.nan
+    np.savez(files[0], **arrays)
+    assert len(method._whole(files)) == 2
+    assert "nothing is learned of it" in caplog.text
 
 
 def test_a_budget_that_leaves_nothing_to_compare_is_rolled_back(tmp_path, serving):

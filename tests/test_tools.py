@@ -87,7 +87,7 @@ def loaded(name: str) -> ModuleType:
         sys.path.remove(str(TOOLS))
 
 
-def test_robots_beyond_training_are_the_same_corners_of_wider_boxes() -> None:
+def test_robots_beyond_training_are_the_at_the_same_places_of_wider_boxes() -> None:
     study = loaded("study_extrapolation")
     robot = Robot.load("hopper")
     low, high = np.array(robot.space.low), np.array(robot.space.high)

@@ -169,3 +169,5 @@ def test_fast_numbers_follow_from_all_episodes_of_a_robot_and_of_no_other(monkey
     assert (none.returns[:, 1:] != both.returns[:, 1:]).all()
     with pytest.raises(InputError, match="steps is -1"):
         trial(policy, steps=-1)
+    with pytest.raises(InputError, match="steps are of fast numbers, and policy 'chance' has none"):
+        trial(hopper(), steps=3)

@@ -245,6 +245,8 @@ def main() -> None:
         parser.error(f"no method {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     for family in families:
         content.gap_file(options.env, family)
+    for method in methods:  # before hours of training, not after
+        recipe_of(options.env, method, families[0], 0)
     for seed in options.seeds:
         for family in families:
             for method in methods:

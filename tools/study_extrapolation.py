@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from study_adaptation import RECIPES, drawn, trained
+from study_adaptation import RECIPES, drawn, recipe_of, trained
 from study_identification import span
 
 from sim2real.compare import commit
@@ -40,16 +40,15 @@ EPISODES = 5
 
 
 def robots(robot: Robot, width: float, number: int, draw: int) -> Array:
-    """(R, K) physics, the same corner of every box for robot r."""
+    """(R, K) physics, robot r at the same relative place of every box. What no range lets be
+    negative, a latency or a load, stays at zero where a box goes beyond."""
     low, high = np.array(robot.space.low, float), np.array(robot.space.high, float)
     axes = Axes.of(low, high)
     middle, half = (axes.high + axes.low) / 2, (axes.high - axes.low) / 2
     side = np.random.default_rng(draw).uniform(-1, 1, (number, len(low)))
     at = middle + width * half * side
     xi = np.where(axes.log, np.exp(np.where(axes.log, at, 0.0)), at)
-    latency = [p.field == "actuator_delay" for p in robot.space.parameters]
-    xi[:, latency] = np.maximum(xi[:, latency], 0.0)
-    return xi
+    return np.where(low >= 0, np.maximum(xi, 0.0), xi)
 
 
 def arms(policy: Policy) -> list[tuple[str, int | None]]:
@@ -73,10 +72,13 @@ Cells = dict[str, dict[int, dict[str, Any]]]
 """Method -> seed -> width -> cell."""
 
 
-def read_cells(folder: Path) -> Cells:
+def read_cells(folder: Path, draw: int, number: int) -> Cells:
+    """Of these robots."""
     found: Cells = {}
     for path in sorted(folder.glob("*.json")):
         said = json.loads(path.read_text())
+        if (said["draw"], said["robots"]) != (draw, number):
+            continue
         found.setdefault(said["method"], {})[said["seed"]] = said["widths"]
     return found
 
@@ -144,6 +146,8 @@ def main() -> None:
     methods = known if options.methods is None else options.methods.split(",")
     if unknown := set(methods) - set(known):
         parser.error(f"no method {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    for method in methods:  # before hours of training, not after
+        recipe_of(options.env, method, "", 0)
     folder: Path = options.out / options.env
     folder.mkdir(parents=True, exist_ok=True)
     for seed in options.seeds:
@@ -167,7 +171,7 @@ def main() -> None:
                     if str(width) not in said["widths"]:
                         said["widths"][str(width)] = cell(policy, width, steps, options)
                         write_atomically(path, (json.dumps(said) + "\n").encode())
-    cells = read_cells(folder)
+    cells = read_cells(folder, options.draw, options.robots)
     write_atomically(options.out / f"{options.env}.png", png(draw(cells, options.env)))
     print(table(cells))
 

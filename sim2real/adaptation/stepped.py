@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +14,12 @@ from sim2real.bridges.adapt.gradient.fast import FastAdapter
 from sim2real.deploy.artifact import Artifact
 from sim2real.deploy.robots.base import RobotDescription
 from sim2real.identification.trajectories import read_trajectories
+from sim2real.identification.windows import Trajectory
 from sim2real.policy.policy import Policy
 from sim2real.simulation.robot import Robot
 from sim2real.types import InputError
+
+log = logging.getLogger(__name__)
 
 
 class Stepped:
@@ -45,18 +49,18 @@ class Stepped:
 
     def on(self, session: Session, episodes: int, report: progress.Report) -> Adaptation:
         gather, z = gathering(episodes), self.before
-        logs = list[Path]()
+        gathered = list[Trajectory]()
         for k in range(gather):
             driven = session.drive(
                 "steps", session.state(z), excitation=self.excitation, share=EXPLORE
             )
             if driven is None:
                 break
-            logs += [e.log for e in driven.episodes if e.log is not None]
-            z = self.adapter.adapt(z, read_trajectories(logs, self.robot))
-            report(round(80 * (k + 1) / episodes), session.figures)
+            gathered += self._whole([e.log for e in driven.episodes if e.log is not None])
+            z = self.adapter.adapt(z, gathered)
+            report(round(80 * (k + 1) / gather), session.figures)
         accepted, reason = False, "the budget was used up before anything was found"
-        if logs:
+        if gathered:
             before, after = session.state(self.before), session.state(z)
             accepted, reason = session.by_turns(before, after, (episodes - gather) // 2, report)
         state = session.state(z if accepted else self.before, accepted=accepted)
@@ -65,3 +69,14 @@ class Stepped:
             accepted, reason, state, session.artifact.folder, None, None, session.spent,
             session.stages,
         )  # fmt: skip
+
+    def _whole(self, files: list[Path]) -> list[Trajectory]:
+        """Each log from its begin to where a sample is missing, for later the policy saw what the
+        log does not say; none of a log with a value that is not finite."""
+        found = list[Trajectory]()
+        for file in files:
+            try:
+                found += read_trajectories(file, self.robot)[:1]
+            except InputError as error:
+                log.warning("%s: nothing is learned of it", error)
+        return found

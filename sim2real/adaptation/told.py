@@ -79,9 +79,9 @@ class Identify(_Told):
         pass
 
     def on(self, session: Session, episodes: int, report: progress.Report) -> Adaptation:
-        gather, before = gathering(episodes), self.state(session, self.before)
-        logs = list[Path]()
+        gather, logs = gathering(episodes), list[Path]()
         for k in range(gather):
+            before = self.state(session, self.before)
             driven = session.drive("gather", before, excitation=self.excitation, share=EXPLORE)
             logs += [e.log for e in driven.episodes if e.log] if driven else []
             report(round(20 * (k + 1) / gather), session.figures)

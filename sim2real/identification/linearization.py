@@ -1,9 +1,10 @@
 """From surprises to a posterior over ξ: linear regression over candidates, not derivatives.
 
 What a candidate ξ does not foresee, r(ξ), is rough: a contact that comes a step earlier turns a
-derivative round. So r is not differentiated but regressed over candidates that lie wider than what
-is believed of ξ, and what the line leaves over counts as noise (statistical linearisation; the
-posterior linearisation of García-Fernández, Svensson, Morelande and Särkkä 2015):
+derivative round. So r is not differentiated but regressed over candidates, wide over what is
+believed of ξ where r is rough and near it where r is smooth, and what the line leaves over counts
+as noise (statistical linearisation; the posterior linearisation of García-Fernández, Svensson,
+Morelande and Särkkä 2015):
 
     r(ξ) ≈ r̄ + J (ξ - ξ̄) + e,   e ~ N(0, Ω),   and under the true ξ  r ~ N(0, 1)
     p(ξ | log) ∝ p(ξ) Π N(0; r̄ + J (ξ - ξ̄), 1 + Ω)
@@ -281,18 +282,21 @@ def robust(line: Line, prior: Normal, window: Array, known: Normal | None = None
 
     Under a right model the scores' covariance over windows is H. In principal directions of H, with
     ξ in deviations of the prior, in which the scores spread more, H is less by so much. Where the
-    log-likelihood is highest stays.
+    log-likelihood is highest stays, but for what curvature moves. Of a single window the scores
+    cannot spread; then there is Student's t alone.
 
     What is left of a window is less than its noise, for the window pulled ξ towards itself: it is
     divided by the root of the share that remained (CR2, Bell and McCaffrey 2002), not all by
     W / (W - K) alike, which of few windows and many parameters would make far too much. Of few
-    windows such a spread is itself uncertain: by the same authors the quantiles are those of
-    Student's t with as many degrees of freedom as windows say something, (Σ p)² / Σ p².
+    windows such a spread is itself uncertain: quantiles are those of Student's t with as many
+    degrees of freedom as windows say something in a direction, (Σ p)² / Σ p² of what each says,
+    less one; theirs also count what the mean took.
 
     Along a curve, surprises are off the line together. Over ξ as it is then known, with the prior
     `known` where that is another, ½ dᵀ A d of a normal d counts as noise that they share:
     E (dᵀ A d)² = n (n + 2) / ρ⁴ times its mean square over directions at a distance of ρ
-    deviations (García-Fernández and others 2015).
+    deviations (García-Fernández and others 2015). That takes the directions of the candidates for
+    uniform among the posterior's deviations: they were drawn in the shape of the one before.
     """
     said = information(line)
     at = said.with_prior(prior)
@@ -304,7 +308,7 @@ def robust(line: Line, prior: Normal, window: Array, known: Normal | None = None
     values, vectors = np.linalg.eigh(said.precision * np.outer(unit, unit))
     spread = np.square(score @ (unit[:, None] * vectors)).sum(axis=0)
     share = np.array([np.square(vectors.T @ (unit[:, None] * slope[:, w])).sum(1) for w in mine])
-    freedom = np.square(share.sum(axis=0)) / np.maximum(np.square(share).sum(axis=0), 1e-300)
+    freedom = np.square(share.sum(axis=0)) / np.maximum(np.square(share).sum(axis=0), 1e-300) - 1
     student = stats.t.ppf(0.95, np.maximum(freedom, LEAST_FREEDOM)) / stats.norm.ppf(0.95)
     more = np.maximum(spread / np.maximum(values, 1e-9), 1.0) * student**2
     narrow = (vectors / more**0.5) @ vectors.T

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
@@ -30,7 +31,7 @@ class Policy(nn.Module):
 
         obs      = estimator(obs)                 where there is one     (B, O)
         features = normalizer([history oldest ... newest, context])      (B, H·O + K)
-        features = [features, fast]               where there is one     (B, H·O + K + L)
+        features = [features, fast]               where there are such   (B, H·O + L)
         x        = [features, last action, whether an episode begins]    where there is a memory
         features = [x, memory(x)]                                        (B, H·O + K + A + 1 + M)
         raw      = network(features)              head clip              (B, A)
@@ -61,17 +62,15 @@ class Policy(nn.Module):
         log_std: Tensor | None = None,
         estimator: Estimator | None = None,
         memory: Memory | None = None,
-        prediction: Prediction | None = None,
     ) -> None:
         """Put the parts together.
 
         Args:
-            network: (B, H·O + K) -> (B, A), as `networks.mlp` builds it; with a memory
-                (B, H·O + K + A + 1 + M) -> (B, A).
+            network: (B, H·O + K) -> (B, A), as `networks.mlp` builds it; with fast numbers
+                (B, H·O + L) -> (B, A), with a memory (B, H·O + K + A + 1 + M) -> (B, A).
             log_std: (A,), or None where it is unknown.
             estimator: (B, O) -> (B, O), of a policy that was aligned with a robot's sensors.
             memory: as `spec.memory` says; None makes a new one where that is not None.
-            prediction: as `spec.fast` says; None makes a new one where that is not None.
 
         Raises:
             InputError: a network, normalizer, memory or log_std whose size is not the spec's.
@@ -109,17 +108,22 @@ class Policy(nn.Module):
                 raise InputError(
                     f"policy '{spec.name}': {what} {size} values, the spec says {right}"
                 )
+        if spec.fast is not None and estimator is not None:
+            raise InputError(
+                f"policy '{spec.name}': fast numbers follow from what a robot measures itself; "
+                "leave the estimator out"
+            )
         self.spec = spec
         self.network = network
         self.normalizer = normalizer
         self.estimator = estimator
         self.memory = memory
-        if prediction is None and spec.fast is not None:
+        self.prediction: Prediction | None = None
+        if spec.fast is not None:
             newest = (spec.history - 1) * spec.obs_size
-            prediction = Prediction(
+            self.prediction = Prediction(
                 spec.fast, spec.feature_size, newest, spec.obs_size, spec.action_size
             )
-        self.prediction = prediction
         self.log_std = None if log_std is None else nn.Parameter(log_std.detach().clone().float())
         for name, value in (
             ("command_low", spec.actuators.low),
@@ -179,8 +183,8 @@ class Policy(nn.Module):
         if value is None or name not in self.z_names:
             return z
         old = z[self.z_names.index(name)]
-        new = torch.as_tensor(value, dtype=torch.float32).expand_as(old).contiguous()
-        return self._with(z, name, new)
+        new = torch.tensor(np.array(value)) if not isinstance(value, Tensor) else value.clone()
+        return self._with(z, name, new.to(torch.float32).expand_as(old))
 
     def _with(self, z: State, name: str, value: Tensor) -> State:
         """z with another value of a part, where the policy has that."""

@@ -215,8 +215,10 @@ class PolicySpec:
                 "parameters: with a context, the context says what was randomised; "
                 "leave parameters empty"
             )
-        if self.fast is not None and self.memory is not None:
-            raise InputError("fast: a policy has fast numbers or a memory; leave one of them out")
+        if self.fast is not None and (self.memory is not None or self.context):
+            raise InputError(
+                "fast: a policy has fast numbers, a memory or a context; leave the others out"
+            )
         if (self.max_tilt is None) != (self.tilt_term is None):
             raise InputError("max_tilt and tilt_term are given together or not at all")
         if self.tilt_term is not None:

@@ -115,8 +115,8 @@ class Wired:
 
     steps, episodes = 40, 2
 
-    def __init__(self, batch, seed):
-        self.batch, self.worlds = batch, self
+    def __init__(self, batch, seed, trial=40):
+        self.batch, self.worlds, self.trial = batch, self, trial
         self.rng = np.random.default_rng(seed)
 
     def begin(self):
@@ -131,7 +131,7 @@ class Wired:
     def step(self, command):
         self.taken += 1
         self.place = self.place + 0.5 * self.xi * command
-        done, over = (np.full(self.batch, self.taken % n == 0) for n in (20, 40))
+        done, over = (np.full(self.batch, self.taken % n == 0) for n in (20, self.trial))
         if done[0]:
             self.place = self.rng.uniform(-1, 1, (self.batch, 1))
         obs = self.begin() if over[0] else self.seen()
@@ -150,7 +150,7 @@ def specs():
     return replace(student, terms=(hidden, beat), fast=None, context=gain), student
 
 
-def taught(rounds, seed=0, batch=64):
+def taught(rounds, seed=0, batch=64, trial=40):
     """Figures of every round, and the student."""
     told, mine = specs()
     teacher = Policy(told, mlp([3, 1]), Normalizer.identity(3)).requires_grad_(False)
@@ -159,7 +159,7 @@ def taught(rounds, seed=0, batch=64):
     torch.manual_seed(seed)
     student = Policy(mine, mlp([mine.network_size, 16, 1]), Normalizer.identity(2))
     student.requires_grad_(False)
-    trials: Any = Wired(batch, seed)
+    trials: Any = Wired(batch, seed, trial)
     teaching = MetaStudent(
         teacher, student, trials, lambda xi, rng: xi, steps=batch * SEQUENCE * rounds,
         learning_rate=1e-2, seed=seed,
@@ -244,6 +244,19 @@ def test_what_is_not_finite_leaves_z_as_it_was():
     log.obs["place"][3] = np.nan
     before = np.full(4, 0.3)
     assert FastAdapter(policy).adapt(before, [log]) is before
+
+
+def test_no_steps_leave_z_as_it_was():
+    _, mine = specs()
+    policy = Policy(mine, mlp([mine.network_size, 1]), Normalizer.identity(2))
+    before = np.full(4, 0.3)
+    assert FastAdapter(policy).adapt(before, []) is before
+
+
+def test_a_trial_that_ends_with_the_sequence_teaches_what_can_be_taught():
+    """All worlds go over to other robots at the last step of every sequence."""
+    _, student = taught(3, batch=1, trial=SEQUENCE)
+    assert all(torch.isfinite(p).all() for p in student.parameters())
 
 
 def test_policies_without_fast_numbers_are_refused():

@@ -283,3 +283,19 @@ def test_a_policy_is_told_a_context_and_one_without_keeps_its_state():
     assert policy.told(z, None) is z
     bare = plain.initial(2)
     assert plain.told(bare, np.array([1.5, 3.0])) is bare
+
+
+def test_what_is_given_is_copied_and_may_be_read_only():
+    """What the caller then does with an array is not the policy's affair."""
+    policy = build(replace(SPEC, memory=None))
+    names = policy.z_names
+    assert "context" in names
+    at, K = names.index("context"), len(policy.spec.context)
+    given = np.full((3, K), 0.5, np.float32)
+    for value in (given, torch.as_tensor(given), np.broadcast_to(given[0], (3, K))):
+        z = policy.given(policy.initial(3), "context", value)
+        before = z[at].clone()
+        given += 1.0
+        assert torch.equal(z[at], before)
+    assert policy.given(policy.initial(3), "memory", given)[at].shape == (3, K)
+    assert policy.given(z, "context", None) is z

@@ -132,7 +132,10 @@ class FastAdapter:
         return z
 
     def adapt(self, z: Array, episodes: Sequence[Trajectory]) -> Array:
-        """(L,) after the episodes gathered so far; z where nothing finite comes of them."""
+        """(L,) after the episodes gathered so far; z where they have no steps, or nothing finite
+        comes of them."""
+        if not episodes:
+            return z
         fast = found(self._prediction, logged(self._policy, episodes), self._steps)
         value = fast[0].detach().numpy().astype(float)
         return value if np.isfinite(value).all() else z

@@ -195,7 +195,7 @@ class MetaStudent:
             order = torch.randperm(len(kept), generator=self._generator).tolist()
             query, rest = kept[order[0]], [kept[i] for i in order[1 : 1 + SUPPORT]]
             some = torch.randperm(B, generator=self._generator)[:WORLDS]
-            at = int(torch.randint(SEQUENCE, (1,), generator=self._generator))
+            at = int(torch.randint(SEQUENCE - 1, (1,), generator=self._generator))
             trial = query.trial[at, some]
             support = self._support(rest or [query], trial, some)
             most = torch.randint(
