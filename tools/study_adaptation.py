@@ -53,6 +53,7 @@ RECIPES = {
         REFERENCE: "hopper-uniform-history",
         "context": "hopper-context",
         "student": "hopper-student",
+        "inference": "hopper-task-inference",
         "gradient": "hopper-gradient",
     },
     "go1": {REFERENCE: "go1-uniform", "context": "go1-context"},
