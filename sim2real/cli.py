@@ -205,6 +205,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("artifact", metavar="ARTIFACT", help="folder that `sim2real export` wrote")
 
+    p = _command(
+        commands, replay, "does an artifact do what logs say was done, and which term differs?"
+    )
+    p.add_argument("logs", metavar="LOGS", nargs="+",
+                   help="logs of `sim2real run`, or their folders")  # fmt: skip
+    p.add_argument("artifact", metavar="ARTIFACT", help="folder that `sim2real export` wrote")
+
     p = _command(commands, serve, "a simulated robot as a process, over UDP", json_=False)
     p.add_argument("env", metavar="ENV", help="a name from envs/, or the folder of a robot")
     p.add_argument("--gap", help="a gap of the robot, or a gap file")
@@ -819,6 +826,14 @@ def verify(arguments: argparse.Namespace) -> int:
             print(f"{'ok ' if check.ok else 'NO '} {check.name}: {check.sentence}")
 
     _answer(arguments, result.to_dict(), show)
+    return DONE if result.ok else NO
+
+
+def replay(arguments: argparse.Namespace) -> int:
+    from sim2real.deploy.replay import replay
+
+    result = replay(arguments.artifact, arguments.logs)
+    _answer(arguments, result.to_dict(), lambda: print(result.sentence))
     return DONE if result.ok else NO
 
 

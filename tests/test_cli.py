@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,7 @@ def test_the_table_of_an_adaptation_has_the_spread(engine, trained, hopper, caps
                      10, 12.5, 1)  # fmt: skip
     known = posterior if engine == "identify" else None
     result = Adaptation(True, "it won", z, Path("artifact"), known, None, Spent(10, 12.5, 1))
-    monkeypatch.setattr(sys.modules["sim2real.adapt"], "adapt", lambda *_, **how: result)
+    monkeypatch.setattr(import_module("sim2real.adapt"), "adapt", lambda *_, **how: result)
     assert main(["adapt", str(trained / "policy"), "hopper/worn", "--engine", engine]) == 0
     out = capsys.readouterr().out
     assert "std" in out
