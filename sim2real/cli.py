@@ -205,6 +205,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("artifact", metavar="ARTIFACT", help="folder that `sim2real export` wrote")
 
+    p = _command(commands, lint, "what of an artifact cannot work on a robot, before it moves")
+    p.add_argument("artifact", metavar="ARTIFACT", help="folder that `sim2real export` wrote")
+    p.add_argument(
+        "--robot", metavar="HOST:PORT", help="that it is for; asked what it is, not moved"
+    )
+    p.add_argument("--posterior", metavar="FILE", help="what `sim2real identify` said of it")
+    p.add_argument("--logs", nargs="+", metavar="LOGS", help="what it logged, whatever drove it")
+
     p = _command(
         commands, replay, "does an artifact do what logs say was done, and which term differs?"
     )
@@ -824,6 +832,43 @@ def verify(arguments: argparse.Namespace) -> int:
     def show() -> None:
         for check in result.checks:
             print(f"{'ok ' if check.ok else 'NO '} {check.name}: {check.sentence}")
+
+    _answer(arguments, result.to_dict(), show)
+    return DONE if result.ok else NO
+
+
+def lint(arguments: argparse.Namespace) -> int:
+    from contextlib import closing
+
+    from sim2real.deploy.lint import Known, lint
+    from sim2real.deploy.robots import connect
+
+    robot, known = None, list[Known]()
+    if arguments.posterior:
+        import numpy as np
+
+        from sim2real.identification.posterior import Posterior
+
+        posterior = Posterior.load(arguments.posterior)
+        order = np.argsort(posterior.samples, axis=0)
+        for k, name in enumerate(posterior.names):
+            x, w = posterior.samples[order[:, k], k], posterior.weights[order[:, k]].cumsum()
+            low, high = (float(x[np.searchsorted(w, q).clip(0, len(x) - 1)]) for q in (0.05, 0.95))
+            known.append(Known(name, low, high))
+    if arguments.robot:
+        with closing(connect(arguments.robot)) as connection:
+            robot = connection.describe()
+    result = lint(arguments.artifact, robot=robot, known=known, logs=arguments.logs)
+
+    def show() -> None:
+        for finding in result.findings:
+            print(f"{finding.level:5}  {finding.sentence}")
+        faults = sum(f.level == "fault" for f in result.findings)
+        risks = len(result.findings) - faults
+        print(
+            f"{result.artifact}: {faults} fault{'s' * (faults != 1)}, "
+            f"{risks} risk{'s' * (risks != 1)}"
+        )
 
     _answer(arguments, result.to_dict(), show)
     return DONE if result.ok else NO

@@ -16,6 +16,7 @@ from sim2real.adapt import adapt
 from sim2real.adaptation.stepped import Stepped
 from sim2real.bridges.adapt.gradient.fast import FARTHEST, FastAdapter
 from sim2real.cli import main
+from sim2real.deploy.artifact import Artifact
 from sim2real.deploy.contract import AdaptedState
 from sim2real.deploy.logs.npz import read_logs
 from sim2real.identification.trajectories import read_trajectories
@@ -172,4 +173,4 @@ def test_fast_numbers_that_no_training_saw_are_refused(helped, tmp_path: Path):
     result, _ = helped
     far = replace(result.z, value=(FARTHEST + 1.0, 0.0))
     with pytest.raises(InputError, match=r"fast\[0\] = 6 lies outside \[-5, 5\]"):
-        far.check(sys.modules["sim2real.deploy.artifact"].Artifact.load(result.artifact).contract)
+        far.check(Artifact.load(result.artifact).contract)
