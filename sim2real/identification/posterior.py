@@ -12,7 +12,8 @@ import numpy as np
 
 from sim2real.dynamics.distribution import Distribution, Empirical
 from sim2real.dynamics.parameter import ParameterSpace
-from sim2real.identification.linearization import Information
+from sim2real.identification.axes import Axes
+from sim2real.identification.linearization import Information, densest
 from sim2real.types import Array, InputError
 
 INFORMED = 0.5
@@ -73,6 +74,15 @@ class Posterior:
     def mean(self) -> Array:
         """(K,)"""
         return self.weights @ self.samples
+
+    @property
+    def best(self) -> Array:
+        """(K,) where what the logs said is densest within the ranges: along a curve, the mean lies
+        beside it. The mean where that is not known."""
+        if self.said is None:
+            return self.mean
+        axes = Axes.of(self.low, self.high)
+        return axes.back(densest(self.said.with_prior(axes.flat), axes.low, axes.high))
 
     @property
     def covariance(self) -> Array:

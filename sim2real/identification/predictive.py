@@ -30,8 +30,8 @@ IMAGINED = 12
 LAGS = (1, 2, 3, 5, 8)
 """Control steps over which surprises are held against each other."""
 TRIED = 3
-"""Draws of the posterior, beside its mean, under which the log is followed: what explains it best
-counts."""
+"""Draws of the posterior, beside its mean and where it is densest, under which the log is followed:
+what explains it best counts."""
 COST, LEAST = 4e7, 125
 """Robots times control steps times the cube of the state's coordinates, as filters cost: of a log
 that would cost more a part is checked, so many control steps at least."""
@@ -72,15 +72,15 @@ def check(
     """
     rng = np.random.default_rng(seed)
     tracker = follower(robot, episodes)
-    cost = (1 + TRIED + imagined) * tracker.n**3 * tracker.E * tracker.T
+    cost = (2 + TRIED + imagined) * tracker.n**3 * tracker.E * tracker.T
     if cost > COST:
         tracker = follower(robot, part(episodes, tracker.T, COST / cost, LEAST))
     noise = column_noise(tracker, posterior)
     supposed = Supposed(LEAST_DRIFT, noise)
     xi = posterior.distribution().sample(rng, imagined)
-    some = np.concatenate([posterior.mean[None], xi[:TRIED]])
+    some = np.concatenate([[posterior.mean, posterior.best], xi[:TRIED]])
     own = tracker.follow(some, [supposed] * len(some))
-    size = np.sqrt(np.nanmean(_white(own[0], tracker) ** 2, axis=(0, 1)))
+    size = np.sqrt(np.nanmean(_white(own[1], tracker) ** 2, axis=(0, 1)))
     tell = np.flatnonzero(size > SILENT)  # what is foreseen to the last digit tells nothing
     theirs = tracker.follow(xi, [supposed] * imagined, tracker.imagined(xi, noise, rng))
     return Predictive(
@@ -93,7 +93,7 @@ def column_noise(tracker: Tracker, posterior: Posterior) -> Array:
     """(D,) the noise of every column, where a posterior says that of terms."""
     noise = np.array([posterior.noise[name] for name in tracker.columns])
     for _ in range(2):
-        noise = tracker.follow(posterior.mean, [Supposed(posterior.drift, noise)])[0].noise
+        noise = tracker.follow(posterior.best, [Supposed(posterior.drift, noise)])[0].noise
     return noise
 
 

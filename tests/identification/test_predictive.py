@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -44,3 +45,16 @@ def test_the_same_seed_imagines_the_same_robots(pendulum_logs):
     np.testing.assert_array_equal(a.imagined, b.imagined)
     assert a.correlation == b.correlation
     assert not np.array_equal(a.imagined, c.imagined)
+
+
+def test_where_the_posterior_is_densest_counts_though_its_mean_lies_beside(pendulum_logs):
+    """As of draws along a curve, or cut off by the ranges. The control arm is told the mean
+    alone."""
+    logs = pendulum_logs(0, ticks=40, cart_mass=1.3, motor_strength=0.8)
+    found = explain(ROBOT, logs, candidates=24, rounds=10)
+    moved = np.clip(found.samples + 6 * found.std, found.low, found.high)
+    np.testing.assert_allclose(found.best, found.mean, atol=2 * found.std.max())
+    beside = replace(found, samples=moved)
+    np.testing.assert_array_equal(beside.best, found.best)
+    told, alone = (check(ROBOT, logs, p) for p in (beside, replace(beside, said=None)))
+    assert told.correlation < alone.correlation
