@@ -128,7 +128,7 @@ def test_a_student_acts_on_a_belief_that_closes_in():
     assert student.memory is not None
     with torch.no_grad():
         mean, log_var = believed(reading.head(z[memory]))
-        before = float(log_var.mean())
+        before, command = float(log_var.mean()), torch.zeros(7, 1)
         for t in range(2):
             x = student.remembered(student.normalizer(obs[t]), z[1], torch.full((7, 1), 1.0 - t))
             h, _ = student.memory.step(x, z[memory])
