@@ -540,5 +540,7 @@ def test_a_policy_without_a_context_is_refused(policy, tmp_path):
     narrow = nn.Linear(first.in_features - 5, first.out_features)
     normalizer = type(policy.normalizer).identity(spec.feature_size)
     plain = Policy(spec, nn.Sequential(narrow, *rest), normalizer)
-    with pytest.raises(InputError, match="has no context to adapt, and no memory; train one with"):
+    with pytest.raises(
+        InputError, match="has no context to adapt, no memory and no fast numbers; train"
+    ):
         adapt(plain, "hopper/worn", out=tmp_path / "out")

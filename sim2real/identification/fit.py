@@ -101,13 +101,14 @@ def fit(
     first = follower(robot, part(episodes, tracker.T))
     if first.columns != tracker.columns:
         first = tracker
-    search = _Search(candidates, axes, known, rng, report)
+    search = _Search(candidates, axes, known, rng, report, LOCAL)
     quarter = (high - low) / 4
     nominal = axes.to(np.clip(robot.space.nominal, axes.xi_low, axes.xi_high))
     begin = np.clip(nominal, low + quarter, high - quarter) if prior is None else known.mean
     begin = Normal(np.clip(begin, low, high), known.covariance)
     at = _At(begin, Supposed(FIRST_DRIFT, first.noise), None, 0)
-    rough = search.descended(first, at, rounds - LAST)
+    far = search._replace(nearest=WIDE)  # the valley first, by long steps, and then its bottom
+    rough = far.descended(first, at, rounds - LAST)
     found = search.descended(tracker, rough.at, rounds)
     report(rounds, {})
     return _posterior(tracker, found, axes, before, rng)
@@ -186,6 +187,8 @@ class _Search(NamedTuple):
     prior: Normal
     rng: np.random.Generator
     report: progress.Report
+    nearest: float
+    """Deviations of the candidates over those of the posterior, at least."""
 
     def descended(self, tracker: Tracker, at: _At, rounds: int) -> _Found:
         """From where one is, with less drift each time, as long as ξ becomes known better by it;
@@ -236,7 +239,7 @@ class _Search(NamedTuple):
         mean = densest(now, low, high)
         deviation, before = (np.sqrt(np.diag(x.covariance)) for x in (now, belief))
         rough = float((line.weight * line.left).sum())
-        averaged = np.clip((rough / (4 * len(pairs.away) * CHANCE)) ** 0.5, LOCAL, WIDE)
+        averaged = np.clip((rough / (4 * len(pairs.away) * CHANCE)) ** 0.5, self.nearest, WIDE)
         wide = np.clip(averaged, SHRINK * before / deviation, GROW * before / deviation)
         moved = ((mean - belief.mean) / deviation)[free]
         next_ = Normal(mean, now.covariance * np.outer(wide, wide))

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import sim2real.identification.fit as fitting
 from sim2real import progress
 from sim2real.identification.axes import Axes
 from sim2real.identification.fit import LOCAL, NATS, WIDE, _At, _Found, _Search
@@ -41,9 +40,8 @@ def searched(rounds, says):
                 settled,
             )
 
-    search = Told(
-        0, Axes.of(-np.ones(1), np.ones(1)), BELIEF, np.random.default_rng(0), progress.silent
-    )
+    axes, rng = Axes.of(-np.ones(1), np.ones(1)), np.random.default_rng(0)
+    search = Told(0, axes, BELIEF, rng, progress.silent, LOCAL)
     begin = _At(BELIEF, Supposed(1.0, np.ones(1)), None, 0)
     tracker: Any = None
     return search.descended(tracker, begin, rounds), tried
@@ -178,14 +176,13 @@ class Valley:
 
 @pytest.mark.parametrize("rough", [0.0, 1.0])
 @pytest.mark.parametrize("local", [True, False])
-def test_what_is_near_counts_alone_where_logs_are_smooth(monkeypatch, rough, local):
+def test_what_is_near_counts_alone_where_logs_are_smooth(rough, local):
     """Then the posterior has the curvature of the valley's bottom. Candidates that are always wide
     over it, as rough logs need them, average what is farther away: the control arm."""
-    if not local:
-        monkeypatch.setattr(fitting, "LOCAL", WIDE)
     ends = np.ones(2)
     prior = Normal(np.zeros(2), np.diag(ends**2 / 3))
-    search = _Search(48, Axes.of(-ends, ends), prior, np.random.default_rng(0), progress.silent)
+    axes, rng = Axes.of(-ends, ends), np.random.default_rng(0)
+    search = _Search(48, axes, prior, rng, progress.silent, LOCAL if local else WIDE)
     valley: Any = Valley(rough)
     at = _At(prior, Supposed(LEAST_DRIFT, np.ones(1)), None, 0)
     found = search.stepped(valley, at)
