@@ -185,7 +185,9 @@ class _Pass:
         self, log: EpisodeLog, t: int, seen: dict[str, Array], before: dict[str, Array],
         reset: bool, raw: Array,
     ) -> None:  # fmt: skip
-        states = {s.name: self.runner.state(s.name) for s in self.contract.states}
+        states = dict[str, Array]()
+        if self.first is None:  # only what comes before the first disagreement is asked for
+            states = {s.name: self.runner.state(s.name) for s in self.contract.states}
         if self._only in (None, (log.info.started, t)):
             own = self.said(seen, before, reset)
         else:
