@@ -227,14 +227,21 @@ class Runner:
         shape = self.contract.state(name).shape
         return self._buffers[self._now][name].reshape(shape).copy()
 
-    def acted(self, command: Array, other: Array) -> None:
-        """Tell a policy that remembers what it did which command (A,) went to the robot, where that
-        was `other` (A,) bool than its own."""
+    def acted(self, command: Array, raw: Array) -> None:
+        """Tell a policy that remembers what it did which command (A,) went to the robot after its
+        raw action (A,), NaN where it gave none. Where that was its own command, to the rounding of
+        float32, nothing changes."""
+        if not self.is_told_actions:
+            return
         commands = self.contract.commands
+        own = np.clip(raw * commands.scale + commands.offset, commands.low, commands.high)
+        other = ~(np.abs(command - own) <= 1e-6 * (1 + np.abs(own)))
+        if not other.any():
+            return
         scale = np.asarray(commands.scale)
-        raw = (command - np.asarray(commands.offset)) / np.where(scale == 0, 1.0, scale)
-        own = self.state("last_action")[0]
-        self.set_state("last_action", np.where(other, np.clip(raw, -1.0, 1.0), own))
+        sent = (command - np.asarray(commands.offset)) / np.where(scale == 0, 1.0, scale)
+        kept = self.state("last_action")[0]
+        self.set_state("last_action", np.where(other, np.clip(sent, -1.0, 1.0), kept))
 
     def trial(self) -> dict[str, Array]:
         """Copies of the states that last a trial, by name."""

@@ -359,10 +359,7 @@ class _Loop:
             last = decision.command
             self.robot.send(last[self.wiring.order], sample.seq)
             self.reaction_us.append((time.monotonic() - begin) * 1e6)
-            if self.runner.is_told_actions:
-                other = _differs(last, self._own(decision.raw)) | np.isnan(decision.raw)
-                if other.any():
-                    self.runner.acted(last, other)
+            self.runner.acted(last, decision.raw)
             rows.append(decision._replace(lateness_us=lateness * 1e6))
             if self.settings.progress is not None:
                 self.settings.progress(k, len(rows), (self.ticks + len(rows)) * period)
@@ -409,11 +406,6 @@ class _Loop:
         allowed = safety.limit_rate(allowed, last, self.rate, self.contract.control_period)
         flags = TickFlag.LIMITED if _differs(allowed, shaped).any() else TickFlag(0)
         return _Decision(allowed, raw, inference, float("nan"), flags)
-
-    def _own(self, raw: Array) -> Array:
-        """The command that the policy itself made of a raw action."""
-        commands = self.contract.commands
-        return np.clip(raw * commands.scale + commands.offset, commands.low, commands.high)
 
     def _shape(self, command: Array, tick: int, rng: np.random.Generator) -> Array:
         """Blend-in and excitation, before the limits."""

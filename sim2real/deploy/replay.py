@@ -177,8 +177,7 @@ class _Pass:
             if np.isfinite(raw).all() and not_finite(seen, contract.observations) is None:
                 self._tick(log, t, seen, before, not begun, raw)
                 begun = True
-            if self.runner.is_told_actions:
-                self._tell(log.command[t][order], raw)
+            self.runner.acted(log.command[t][order], raw)
             before = seen
 
     def _tick(
@@ -217,14 +216,6 @@ class _Pass:
             return self.runner.step(self.contract.flatten(seen), reset)[1].astype(float)
         except NonFiniteError:
             return np.full(self.contract.action_size, np.nan)
-
-    def _tell(self, command: Array, raw: Array) -> None:
-        """What was sent, where that was another command than the policy's own."""
-        how = self.contract.commands
-        own = np.clip(raw * how.scale + how.offset, how.low, how.high)
-        other = ~(np.abs(command - own) <= 1e-6 * (1 + np.abs(own)))
-        if other.any():
-            self.runner.acted(command, other)
 
 
 def _explained(artifact: Artifact, episodes: list[EpisodeLog], first: _First) -> _First:
