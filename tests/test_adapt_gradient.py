@@ -145,19 +145,26 @@ def test_logs_and_search_are_refused_before_anything_is_written(helped, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_an_episode_with_a_value_that_is_not_finite_is_left_out(helped, tmp_path, caplog):
+def test_an_episode_is_learned_of_until_a_value_is_not_finite(helped, tmp_path, caplog):
     """A guard may let single ones pass."""
     _, out = helped
     shutil.copytree(out / "logs", tmp_path / "logs")
     files = sorted(tmp_path.glob("logs/*/steps/**/*.npz"))
     method = Stepped(stepping(), Robot.load("inverted_pendulum"), 0, 0.0)
-    assert len(method._whole(files)) == len(files) == 3
+    whole = method._beginnings(files)
+    assert len(whole) == len(files) == 3
     with np.load(files[0]) as held:
         arrays = dict(held)
     name = "obs/pole_rate"
     arrays[name][2] = np.nan
     np.savez(files[0], **arrays)
-    assert len(method._whole(files)) == 2
+    cut = method._beginnings(files)
+    assert [len(e.command) for e in cut] == [1, *(len(e.command) for e in whole[1:])]
+    np.testing.assert_array_equal(cut[0].command, whole[0].command[:1])
+    assert "'pole_rate' in tick 2; it is read in 2 pieces" in caplog.text
+    arrays[name][:] = np.nan
+    np.savez(files[0], **arrays)
+    assert len(method._beginnings(files)) == 2
     assert "nothing is learned of it" in caplog.text
 
 

@@ -13,7 +13,7 @@ from sim2real.adaptation.session import EXPLORE, Adaptation, Session, gathering
 from sim2real.bridges.adapt.gradient.fast import FastAdapter
 from sim2real.deploy.artifact import Artifact
 from sim2real.deploy.robots.base import RobotDescription
-from sim2real.identification.trajectories import read_trajectories
+from sim2real.identification.trajectories import read_beginnings
 from sim2real.identification.windows import Trajectory
 from sim2real.policy.policy import Policy
 from sim2real.simulation.robot import Robot
@@ -56,7 +56,7 @@ class Stepped:
             )
             if driven is None:
                 break
-            gathered += self._whole([e.log for e in driven.episodes if e.log is not None])
+            gathered += self._beginnings([e.log for e in driven.episodes if e.log is not None])
             z = self.adapter.adapt(z, gathered)
             report(round(80 * (k + 1) / gather), session.figures)
         accepted, reason = False, "the budget was used up before anything was found"
@@ -70,13 +70,13 @@ class Stepped:
             session.stages,
         )  # fmt: skip
 
-    def _whole(self, files: list[Path]) -> list[Trajectory]:
-        """Each log from its begin to where a sample is missing, for later the policy saw what the
-        log does not say; none of a log with a value that is not finite."""
+    def _beginnings(self, files: list[Path]) -> list[Trajectory]:
+        """Each log from its begin to where a sample is missing or not finite, for later the policy
+        saw what the log does not say."""
         found = list[Trajectory]()
         for file in files:
             try:
-                found += read_trajectories(file, self.robot)[:1]
+                found += read_beginnings(file, self.robot)
             except InputError as error:
                 log.warning("%s: nothing is learned of it", error)
         return found

@@ -58,8 +58,8 @@ def identify(
         prior: what other logs of the robot revealed, a posterior or its file; for `fit`.
 
     Raises:
-        InputError: no logs, logs of another robot, logs that determine nothing of its state, a
-            value that is not finite, no such method or parameter, a prior of another robot or with
+        InputError: no logs, logs of another robot, logs that determine nothing of its state, or in
+            which nothing is finite, no such method or parameter, a prior of another robot or with
             a method that takes none, a stand for a base that does not float.
 
     Warns, in the log of the program, of a parameter whose posterior crowds at an edge of its range,

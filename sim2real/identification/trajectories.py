@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sim2real.deploy.logs.npz import read_logs
+from sim2real.deploy.logs.npz import EpisodeLog, read_logs
 from sim2real.identification.plausibility import check_plausible
 from sim2real.identification.tracking import Tracker
 from sim2real.identification.windows import LENGTH, Observers, Trajectory, check_numbers
@@ -28,46 +28,86 @@ def read_trajectories(logs: str | Path | Iterable[str | Path], robot: Robot) -> 
     """The episodes of NPZ logs: files, folders of them, or several.
 
     Raises:
-        InputError: nothing there, a file that is not a log, a log of another robot, or a value
-            that is not finite.
+        InputError: nothing there, a file that is not a log, a log of another robot, or an episode
+            in which nothing is finite from one sample to the next.
+
+    Samples that are missing, repeated or not finite end an unbroken piece, and the program's log
+    warns of them: nothing is interpolated.
     """
-    episodes: list[Trajectory] = []
-    for logged in read_logs(logs):
-        names = logged.info.commands
-        if sorted(names) != sorted(robot.actuators):
+    return [piece for logged in read_logs(logs) for _, piece in _pieces(logged, robot)]
+
+
+def read_beginnings(logs: str | Path | Iterable[str | Path], robot: Robot) -> list[Trajectory]:
+    """The same, each episode from its first sample to where one is missing or not finite; nothing
+    of an episode whose second one is. Raises and warns as `read_trajectories`."""
+    return [p for logged in read_logs(logs) for first, p in _pieces(logged, robot) if first == 0]
+
+
+def _pieces(logged: EpisodeLog, robot: Robot) -> list[tuple[int, Trajectory]]:
+    """The unbroken pieces of an episode, each with its first tick."""
+    info = logged.info
+    named = f"the log of {info.started}"
+    if sorted(info.commands) != sorted(robot.actuators):
+        raise InputError(
+            f"{named} drives {', '.join(info.commands)}; '{robot.name}' has "
+            f"{', '.join(robot.actuators)}"
+        )
+    period = info.robot.control_period
+    if abs(period - robot.control_period) > 1e-9:
+        raise InputError(
+            f"{named} has a control period of {period:g} s; '{robot.name}' has "
+            f"{robot.control_period:g} s"
+        )
+    for term in info.robot.terms:
+        mine = robot.terms.get(term.name)
+        if mine is not None and (mine.size, mine.unit) != (term.size, term.unit):
             raise InputError(
-                f"the log of {logged.info.started} drives {', '.join(names)}; '{robot.name}' has "
-                f"{', '.join(robot.actuators)}"
+                f"{named} has '{term.name}' with {term.size} values in {term.unit}; "
+                f"'{robot.name}' has {mine.size} in {mine.unit}"
             )
-        period = logged.info.robot.control_period
-        if abs(period - robot.control_period) > 1e-9:
-            raise InputError(
-                f"the log of {logged.info.started} has a control period of {period:g} s; "
-                f"'{robot.name}' has {robot.control_period:g} s"
-            )
-        order = [names.index(name) for name in robot.actuators]
-        for term in logged.info.robot.terms:
-            mine = robot.terms.get(term.name)
-            if mine is not None and (mine.size, mine.unit) != (term.size, term.unit):
-                raise InputError(
-                    f"the log of {logged.info.started} has '{term.name}' with {term.size} values "
-                    f"in {term.unit}; '{robot.name}' has {mine.size} in {mine.unit}"
-                )
-        where = f"the log of {logged.info.started}, episode {logged.info.episode}"
+    where = f"{named}, episode {info.episode}"
+    ends = _unbroken(logged, where)
+    if not ends:  # says which value
         check_numbers(where, logged.obs, logged.command)
-        # in real time a sample may be missing or come twice: what is left are unbroken pieces
-        breaks = np.flatnonzero(np.diff(logged.seq) != 1) + 1
-        if len(breaks):
-            log.warning(
-                "%s: samples are missing or repeated in %d places, first after tick %d; it is read "
-                "in %d pieces, and nothing is interpolated", where, len(breaks), breaks[0] - 1,
-                len(breaks) + 1,
-            )  # fmt: skip
-        for first, end in itertools.pairwise([0, *breaks.tolist(), len(logged.seq)]):
-            if end - first > 1:
-                obs = {name: value[first:end] for name, value in logged.obs.items()}
-                episodes.append(Trajectory(obs, logged.command[first : end - 1, order]))
-    return episodes
+    order = [info.commands.index(name) for name in robot.actuators]
+    pieces: list[tuple[int, Trajectory]] = []
+    for first, end in ends:
+        obs = {name: value[first:end] for name, value in logged.obs.items()}
+        pieces.append((first, Trajectory(obs, logged.command[first : end - 1, order])))
+    return pieces
+
+
+def _unbroken(logged: EpisodeLog, where: str) -> list[tuple[int, int]]:
+    """First sample and end of the pieces of an episode in which each sample follows the one before
+    and all is finite, two samples at least; warns of what lies between them."""
+    spoiled = np.zeros(len(logged.seq), bool)
+    for value in logged.obs.values():
+        spoiled |= ~np.isfinite(value).all(axis=1)
+    unsent = ~np.isfinite(logged.command).all(axis=1)  # one command fewer than samples
+    jumps = np.diff(logged.seq) != 1
+    breaks = np.flatnonzero(jumps | spoiled[1:] | spoiled[:-1] | unsent) + 1
+    ends = itertools.pairwise([0, *breaks.tolist(), len(logged.seq)])
+    pieces = [(first, end) for first, end in ends if end - first > 1]
+    said: list[str] = []
+    if jumps.any():
+        first = np.flatnonzero(jumps)[0]
+        said.append(
+            f"samples are missing or repeated in {jumps.sum()} places, first after tick {first}"
+        )
+    spoiled[:-1] |= unsent
+    if spoiled.any():
+        first = np.flatnonzero(spoiled)[0]
+        named = [n for n, x in logged.obs.items() if not np.isfinite(x[first]).all()]
+        said.append(
+            f"{spoiled.sum()} samples are not finite, first '{[*named, 'command'][0]}' in tick "
+            f"{first}"
+        )
+    if said and pieces:
+        log.warning(
+            "%s: %s; it is read in %d pieces, and nothing is interpolated",
+            where, " and ".join(said), len(pieces),
+        )  # fmt: skip
+    return pieces
 
 
 def check_alive(robot: Robot, episodes: Sequence[Trajectory]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from sim2real.deploy.logs.npz import EpisodeLog
 from sim2real.identification.identify import explain, identify, restricted
 from sim2real.identification.posterior import ALARM, Posterior, at_the_edge
-from sim2real.identification.trajectories import read_trajectories
+from sim2real.identification.trajectories import read_beginnings, read_trajectories
 from sim2real.identification.windows import Observers, Trajectory
 from sim2real.simulation.robot import Robot
 from sim2real.simulation.worlds import Worlds
@@ -324,25 +324,6 @@ def test_a_value_that_is_not_finite_is_named(name, tick, column, value, said, ca
 
 
 @pytest.mark.parametrize(
-    ("name", "tick", "column"),
-    [("obs/pitch", 4, 0), ("obs/joint_velocities", 0, 1), ("command", 2, 2)],
-)
-def test_a_file_with_a_value_that_is_not_finite_is_refused(name, tick, column, logs, tmp_path):
-    whole = EpisodeLog.read(sorted(Path(logs).glob("*.npz"))[1])
-    obs = {n: x.copy() for n, x in whole.obs.items()}
-    command = whole.command.copy()
-    arrays = {**{f"obs/{n}": x for n, x in obs.items()}, "command": command}
-    arrays[name][tick, column] = np.nan
-    replace(whole, obs=obs, command=command).write(tmp_path)
-    said = (
-        f"the log of {whole.info.started}, episode {whole.info.episode}, tick {tick}: "
-        f"'{name.removeprefix('obs/')}', column {column}, is nan; every value must be finite"
-    )
-    with pytest.raises(InputError, match=said):
-        identify(tmp_path, "hopper")
-
-
-@pytest.mark.parametrize(
     ("name", "column", "value", "said"),
     [
         ("joint_positions", 1, 0.0, "'joint_positions', column 1 "),
@@ -420,6 +401,49 @@ def test_missing_samples_are_said_and_nothing_is_interpolated(logs, tmp_path, ca
     assert [len(p.command) for p in pieces] == [9, len(whole[0].command) - 10]
     (said,) = [r.getMessage() for r in caplog.records]
     assert "missing or repeated in 1 places, first after tick 9; it is read in 2 pieces" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "ticks", "lengths", "said"),
+    [
+        ("obs/pitch", [0], [-1], "1 samples are not finite, first 'pitch' in tick 0"),
+        ("obs/joint_velocities", [7, 8], [6, -9], "2 samples are not finite, first 'joint_veloc"),
+        ("command", [10], [10, -11], "1 samples are not finite, first 'command' in tick 10"),
+    ],
+)
+def test_samples_that_are_not_finite_are_said_and_left_out(
+    name, ticks, lengths, said, logs, tmp_path, caplog
+):
+    source = sorted(logs.glob("*.npz"))[0]
+    with np.load(source) as file:
+        arrays = dict(file)
+    length = len(arrays["command"])
+    arrays[name] = arrays[name].copy()
+    arrays[name][ticks, 0] = np.nan
+    np.savez(tmp_path / "spoiled.npz", **arrays)
+    pieces = read_trajectories(tmp_path / "spoiled.npz", HOPPER)
+    begins = read_beginnings(tmp_path / "spoiled.npz", HOPPER)
+    assert [len(p.command) for p in begins] == ([] if ticks == [0] else lengths[:1])
+    caplog.clear()
+    read_trajectories(tmp_path / "spoiled.npz", HOPPER)
+    assert [len(p.command) for p in pieces] == [n if n > 0 else length + n for n in lengths]
+    for piece in pieces:
+        assert all(np.isfinite(x).all() for x in (piece.command, *piece.obs.values()))
+    (warned,) = [r.getMessage() for r in caplog.records]
+    assert said in warned
+    assert f"it is read in {len(lengths)} pieces, and nothing is interpolated" in warned
+
+
+def test_a_file_in_which_nothing_is_finite_is_refused(logs, tmp_path):
+    whole = EpisodeLog.read(sorted(Path(logs).glob("*.npz"))[1])
+    obs = whole.obs | {"pitch": np.full_like(whole.obs["pitch"], np.nan)}
+    replace(whole, obs=obs).write(tmp_path)
+    said = (
+        f"the log of {whole.info.started}, episode {whole.info.episode}, tick 0: "
+        "'pitch', column 0, is nan; every value must be finite"
+    )
+    with pytest.raises(InputError, match=said):
+        identify(tmp_path, "hopper")
 
 
 def test_a_robot_without_parameters_has_nothing_to_identify(tmp_path):
