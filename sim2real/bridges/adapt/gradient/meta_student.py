@@ -23,11 +23,12 @@ from torch import Tensor, nn
 
 from sim2real import progress
 from sim2real.bridges.adapt.gradient.fast import Foretold, found
+from sim2real.bridges.adapt.lesson import Lesson, leaning
 from sim2real.learning.vec_env import Encode
 from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.policy import Policy
 from sim2real.simulation.trials import TrialWorlds
-from sim2real.types import Array, InputError
+from sim2real.types import InputError
 
 SEQUENCE = 64
 """Control steps between updates of the policy, and of the fast numbers that act."""
@@ -35,8 +36,6 @@ KEPT, SUPPORT = 12, 6
 """Sequences that updates draw from; and those of them, at most, that are a support."""
 UPDATES, WORLDS = 32, 64
 """Between two sequences; and of how many worlds an update takes them."""
-SHARE = 0.1
-"""Share of the steps at whose begin the teacher acts more than the student."""
 LATENT, FORETELLING = 1.0, 0.3
 """v, w"""
 
@@ -80,25 +79,15 @@ class MetaStudent:
             raise InputError(
                 f"policy '{student.spec.name}' has no fast numbers; adapt: gradient gives some"
             )
-        if not set(teacher.z_names) <= {"context"}:
-            raise InputError(
-                f"policy '{teacher.spec.name}' carries {', '.join(teacher.z_names)} from step to "
-                "step; a teacher sees what it needs at once (history: 1, no memory)"
-            )
-        self.teacher, self.student, self.trials, self.encode = teacher, student, trials, encode
-        self._prediction, B = student.prediction, trials.batch
-        self.rounds = max(1, steps // (B * SEQUENCE))
-        self._rng = np.random.default_rng(np.random.SeedSequence([seed, 5]))
+        self.student, self._prediction, self._batch = student, student.prediction, trials.batch
+        self.rounds = max(1, steps // (trials.batch * SEQUENCE))
+        self._lesson = Lesson(teacher, student, trials, encode, seed=seed)
         self._generator = torch.Generator().manual_seed(seed)
-        self._scale = torch.tensor(student.spec.action_scale)
-        self._offset = torch.tensor(student.spec.action_offset)
-        self._obs = trials.begin()
-        self._context = None if encode is None else encode(trials.worlds.xi, self._rng)
-        self._z, self._reset = student.initial(B), torch.ones(B, 1)
-        self._trial = torch.arange(B)
+        self._z = student.initial(trials.batch)
+        self._trial = torch.arange(trials.batch)
         self._taught = [*student.network.parameters(), *self._prediction.parameters()]
         torch.manual_seed(seed)
-        K = self._latent().shape[1]
+        K = self._lesson.context.shape[1]
         self._head = nn.Linear(self._prediction.spec.size, K) if K else nn.Sequential()
         self._parameters = [*self._taught, *self._head.parameters()]
         self._unit = torch.zeros(0), torch.ones(0)
@@ -111,13 +100,13 @@ class MetaStudent:
         for p in self._taught:
             p.requires_grad_(True)
         for number in range(self.rounds):
-            self._kept.append(self._gathered(max(0.0, 1 - number / (SHARE * self.rounds))))
+            self._kept.append(self._gathered(leaning(number, self.rounds)))
             if number == 0:
                 self._standardise(self._kept[0])
             imitation, latent, foretold = self._fitted()
             self._schedule.step()
             report(
-                (number + 1) * self.trials.batch * SEQUENCE,
+                (number + 1) * self._batch * SEQUENCE,
                 {
                     "imitation error": imitation,
                     "latent error": latent,
@@ -130,45 +119,27 @@ class MetaStudent:
     @torch.no_grad()
     def _gathered(self, follow: float) -> _Sequence:
         """The next steps; `follow`: chance that the teacher acts."""
-        student, O = self.student, self.student.spec.obs_size
+        student, lesson = self.student, self._lesson
         fast = self._acting()
         rows: list[tuple[Tensor, ...]] = []
         for _ in range(SEQUENCE):
-            obs = _tensor(self._obs)
-            before = self.teacher.told(self.teacher.initial(len(obs)), self._context)
-            said, _ = self.teacher(obs[:, O:], before)
-            raw_said = (said - self._offset) / self._scale
+            said, told = lesson.said(), lesson.context
             z = student.given(self._z, "fast", fast)
-            features, _ = student.features(obs[:, :O], z, self._reset)
-            _, own, self._z = student.forward_full(obs[:, :O], z, self._reset)
-            chance = torch.rand(len(obs), 1, generator=self._generator)
-            raw = torch.where(chance < follow, raw_said, own)
-            command = (raw * self._scale + self._offset).clamp(
-                student.command_low, student.command_high
-            )
-            step = self.trials.step(command.numpy())
-            done, over = torch.as_tensor(step.done), torch.as_tensor(step.over)
-            latent, trial = self._latent(), self._trial
-            rows.append((features, raw.clamp(-1, 1), raw_said, latent, trial, ~done))
-            self._obs, self._reset = step.obs, done[:, None].float()
-            self._trial = torch.where(over, self._trial + self.trials.batch, self._trial)
-            fast = torch.where(over[:, None], 0.0, fast)
-            if self.encode is not None and self._context is not None and step.over.any():
-                self._context = self._context.copy()
-                self._context[step.over] = self.encode(self.trials.worlds.xi[step.over], self._rng)
+            features, _ = student.features(lesson.mine, z, lesson.reset)
+            _, own, self._z = student.forward_full(lesson.mine, z, lesson.reset)
+            chance = torch.rand(self._batch, 1, generator=self._generator)
+            raw = torch.where(chance < follow, said, own)
+            goes_on = ~torch.as_tensor(lesson.step(raw).done)
+            rows.append((features, raw.clamp(-1, 1), said, told, self._trial, goes_on))
+            self._trial = torch.where(lesson.begin, self._trial + self._batch, self._trial)
+            fast = torch.where(lesson.begin[:, None], 0.0, fast)
         return _Sequence(*map(torch.stack, zip(*rows, strict=True)))
-
-    def _latent(self) -> Tensor:
-        """(B, K) what the teacher is told."""
-        return (
-            torch.zeros(self.trials.batch, 0) if self._context is None else _tensor(self._context)
-        )
 
     def _acting(self) -> Tensor:
         """(B, L) fast numbers from what the robots that act now did last."""
         some = list(self._kept)[-SUPPORT:]
         if not some:
-            return torch.zeros(self.trials.batch, self._prediction.spec.size)
+            return torch.zeros(self._batch, self._prediction.spec.size)
         return found(self._prediction, self._support(some, self._trial, slice(None))).detach()
 
     def _support(self, some: list[_Sequence], trial: Tensor, worlds: Tensor | slice) -> Foretold:
@@ -190,11 +161,10 @@ class MetaStudent:
         """Root mean square errors of imitation and latent, and what was foretold, over the
         updates."""
         student, total, kept = self.student, np.zeros(3), list(self._kept)
-        B = self.trials.batch
         for _ in range(UPDATES):
             order = torch.randperm(len(kept), generator=self._generator).tolist()
             query, rest = kept[order[0]], [kept[i] for i in order[1 : 1 + SUPPORT]]
-            some = torch.randperm(B, generator=self._generator)[:WORLDS]
+            some = torch.randperm(self._batch, generator=self._generator)[:WORLDS]
             at = int(torch.randint(SEQUENCE - 1, (1,), generator=self._generator))
             trial = query.trial[at, some]
             support = self._support(rest or [query], trial, some)
@@ -231,7 +201,3 @@ class MetaStudent:
         self.student.normalizer = Normalizer(seen.mean(0).numpy(), seen.var(0).numpy() + 1e-6)
         latent = first.latent.flatten(0, 1)
         self._unit = latent.mean(0), latent.std(0, correction=0) + 1e-3
-
-
-def _tensor(x: Array) -> Tensor:
-    return torch.as_tensor(x, dtype=torch.float32)

@@ -2,8 +2,7 @@
 
 The teacher sees what only a simulator knows, of the state and of ξ. The student sees what a robot
 measures and what it did itself, and its memory must tell it the rest. As in Kumar and others 2021
-(RMA, phase 2) it acts itself and is corrected where it gets to, which is DAgger (Ross, Gordon and
-Bagnell 2011); two things are regressed at once,
+(RMA, phase 2) it acts itself and is corrected where it gets to; two things are regressed at once,
 
     |μ - a_teacher|² + w |W h + b - l|²
 
@@ -23,11 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from sim2real import progress
+from sim2real.bridges.adapt.lesson import Lesson, leaning
 from sim2real.learning.vec_env import Encode
 from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.policy import Policy, renewed
 from sim2real.simulation.trials import TrialWorlds
-from sim2real.types import Array, InputError
+from sim2real.types import InputError
 
 SEQUENCE = 64
 """Control steps between updates, and through which gradients flow."""
@@ -35,8 +35,6 @@ KEPT = 4
 """Sequences that an update draws from: older ones begin with what an older memory remembered."""
 UPDATES, WORLDS = 32, 64
 """Between two sequences; and of how many worlds an update takes them."""
-SHARE = 0.1
-"""Share of the steps at whose begin the teacher acts more than the student."""
 LATENT = 1.0
 """w"""
 
@@ -119,15 +117,9 @@ class Student:
             raise InputError(
                 f"policy '{student.spec.name}' has no memory to be taught; adapt: memory gives one"
             )
-        if not set(teacher.z_names) <= {"context"}:
-            raise InputError(
-                f"policy '{teacher.spec.name}' carries {', '.join(teacher.z_names)} from step to "
-                "step; a teacher sees what it needs at once (history: 1, no memory)"
-            )
-        self.teacher, self.student, self.trials, self.encode = teacher, student, trials, encode
-        self._memory, B = student.memory, trials.batch
-        self.rounds = max(1, steps // (B * SEQUENCE))
-        self._rng = np.random.default_rng(np.random.SeedSequence([seed, 5]))
+        self.student, self._memory, self._batch = student, student.memory, trials.batch
+        self.rounds = max(1, steps // (trials.batch * SEQUENCE))
+        self._lesson = Lesson(teacher, student, trials, encode, seed=seed)
         self._generator = torch.Generator().manual_seed(seed)
         mine = [t.name for t in student.spec.terms]
         ends = np.cumsum([t.size for t in teacher.spec.terms])
@@ -136,13 +128,8 @@ class Student:
             for t, end in zip(teacher.spec.terms, ends, strict=True)
             if state and t.name not in mine
         ] or [np.zeros(0, int)])  # fmt: skip
-        self._scale = torch.tensor(student.spec.action_scale)
-        self._offset = torch.tensor(student.spec.action_offset)
-        self._obs = trials.begin()
-        self._context = None if encode is None else encode(trials.worlds.xi, self._rng)
-        self._z = student.initial(B)
-        self._begin, self._reset = torch.ones(B, dtype=torch.bool), torch.ones(B, 1)
-        size = len(self._hidden) + (0 if self._context is None else self._context.shape[1])
+        self._z = student.initial(trials.batch)
+        size = len(self._hidden) + self._lesson.context.shape[1]
         torch.manual_seed(seed)
         self._reading = reading(student, size)
         self._unit: tuple[Tensor, Tensor] | None = None
@@ -156,14 +143,14 @@ class Student:
         for p in self._parameters:
             p.requires_grad_(True)
         for number in range(self.rounds):
-            self._kept.append(self._gathered(max(0.0, 1 - number / (SHARE * self.rounds))))
+            self._kept.append(self._gathered(leaning(number, self.rounds)))
             if self._unit is None:
                 self._standardise(self._kept[0])
             action, latent = self._fitted()
             self._reading.settle()
             self._schedule.step()
             report(
-                (number + 1) * self.trials.batch * SEQUENCE,
+                (number + 1) * self._batch * SEQUENCE,
                 {"imitation error": action, "latent loss": latent},
             )
         self.student.requires_grad_(False)
@@ -171,31 +158,20 @@ class Student:
     @torch.no_grad()
     def _gathered(self, follow: float) -> _Sequence:
         """The next steps; `follow`: chance that the teacher acts."""
-        student, O, at = self.student, self.student.spec.obs_size, self._at
+        student, lesson, at = self.student, self._lesson, self._at
         first = self._cleared()[at("memory")]
         rows: list[tuple[Tensor, ...]] = []
         for _ in range(SEQUENCE):
             self._z = self._cleared()
-            obs = _tensor(self._obs)
-            before = self.teacher.told(self.teacher.initial(len(obs)), self._context)
-            said, _ = self.teacher(obs[:, O:], before)
-            raw_said = (said - self._offset) / self._scale
-            features, _ = student.features(obs[:, :O], self._z, self._reset)
+            said, begin, reset = lesson.said(), lesson.begin, lesson.reset
+            features, _ = student.features(lesson.mine, self._z, reset)
             last = self._z[at("last_action")]
-            _, own, z = student.forward_full(obs[:, :O], self._z, self._reset)
-            chance = torch.rand(len(obs), 1, generator=self._generator)
-            raw = torch.where(chance < follow, raw_said, own)
-            rows.append((features, last, self._reset, self._begin, raw_said, self._latent(obs)))
+            _, own, z = student.forward_full(lesson.mine, self._z, reset)
+            chance = torch.rand(self._batch, 1, generator=self._generator)
+            raw = torch.where(chance < follow, said, own)
+            rows.append((features, last, reset, begin, said, self._latent()))
             self._z = student.acted(z, raw)
-            command = (raw * self._scale + self._offset).clamp(
-                student.command_low, student.command_high
-            )
-            step = self.trials.step(command.numpy())
-            self._obs, self._reset = step.obs, _tensor(step.done[:, None])
-            self._begin = torch.as_tensor(step.over)
-            if self.encode is not None and self._context is not None and step.over.any():
-                self._context = self._context.copy()
-                self._context[step.over] = self.encode(self.trials.worlds.xi[step.over], self._rng)
+            lesson.step(raw)
         features, last, reset, begin, action, latent = map(torch.stack, zip(*rows, strict=True))
         return _Sequence(features, last, reset, begin, first, action, latent)
 
@@ -230,18 +206,14 @@ class Student:
         latent = first.latent.flatten(0, 1)
         self._unit = latent.mean(0), latent.std(0, correction=0) + 1e-3
 
-    def _latent(self, obs: Tensor) -> Tensor:
+    def _latent(self) -> Tensor:
         """(B, L) what the teacher is told beyond the student."""
-        hidden = obs[:, self.student.spec.obs_size + self._hidden]
-        return hidden if self._context is None else torch.cat([hidden, _tensor(self._context)], 1)
+        hidden = self._lesson.obs[:, self.student.spec.obs_size + self._hidden]
+        return torch.cat([hidden, self._lesson.context], dim=1)
 
     def _cleared(self) -> tuple[Tensor, ...]:
         """z of the student, new where a trial begins."""
-        return renewed(self._begin, self.student.initial(self.trials.batch), self._z)
+        return renewed(self._lesson.begin, self.student.initial(self._batch), self._z)
 
     def _at(self, part: str) -> int:
         return self.student.z_names.index(part)
-
-
-def _tensor(x: Array) -> Tensor:
-    return torch.as_tensor(x, dtype=torch.float32)
