@@ -79,7 +79,7 @@ def adapt(
     """
     policy = policy_of(policy)
     _check_arguments(policy, target, episodes, seconds, seed, engine, excitation)
-    out = Path(out) if out is not None else Path("runs") / f"{policy.spec.name}-adapt"
+    out = folder_of(policy, out)
     robot = Robot.load(policy.spec.env)
     method = _method(policy, robot, engine, seed, excitation)
     observation_names(policy, robot)
@@ -103,6 +103,11 @@ def adapt(
     text = json.dumps(result.to_dict(), indent=2) + "\n"
     write_atomically(out / "adaptation.json", text.encode())
     return result
+
+
+def folder_of(policy: Policy, out: str | Path | None) -> Path:
+    """Where an adaptation writes."""
+    return Path("runs") / f"{policy.spec.name}-adapt" if out is None else Path(out)
 
 
 def _method(policy: Policy, robot: Robot, engine: Engine, seed: int, excitation: float) -> Method:

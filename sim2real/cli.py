@@ -761,14 +761,20 @@ def _arm_gap(arguments: argparse.Namespace) -> int:
 
 
 def adapt(arguments: argparse.Namespace) -> int:
-    from sim2real.adapt import adapt
+    from sim2real.adapt import adapt, folder_of
+    from sim2real.report import write_adaptation
+    from sim2real.simulation.robot import Robot
 
+    policy = _policy(arguments)
+    report = folder_of(policy, arguments.out) / "report.html"
     result = adapt(
-        _policy(arguments), arguments.target, episodes=arguments.episodes,
+        policy, arguments.target, episodes=arguments.episodes,
         seconds=arguments.seconds,
         seed=arguments.seed, engine=arguments.engine, excitation=arguments.excitation,
         out=arguments.out,
     )  # fmt: skip
+    robot = Robot.load(policy.spec.env)
+    write_adaptation(report, result, policy, robot, str(arguments.target))
 
     def show() -> None:
         posterior = result.posterior
@@ -780,6 +786,11 @@ def adapt(arguments: argparse.Namespace) -> int:
         ]
         if rows:
             _print(_table(["context", "value", "std"], rows))
+        if result.belief is not None:
+            said = [
+                [r["name"], f"{r['mean']:.3g}", f"{r['std']:.2g}"] for r in result.belief.summary()
+            ]
+            _print(_table(["believed", "mean", "std"], said))
         for stage, returns in result.stages.items():
             if stage in ("trial", "steps"):
                 what = "of the trial" if stage == "trial" else "between gradient steps"
@@ -794,6 +805,7 @@ def adapt(arguments: argparse.Namespace) -> int:
             unknown = [r["name"] for r in result.posterior.summary() if not r["revealed"]]
             if unknown:
                 print(f"the data cannot tell {', '.join(unknown)}: drawn towards the nominal")
+        print(f"The report with pictures is {report}")
 
     _answer(arguments, result.to_dict(), show)
     return DONE

@@ -23,6 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from sim2real.adaptation.belief import Belief
 from sim2real.compare import Table
 from sim2real.dynamics.parameter import Parameter
 from sim2real.evaluate import Interval, RobustnessMap, bootstrap
@@ -186,6 +187,38 @@ def _draw_range(
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_title(title, fontsize=9, color=theme.text, loc="left")
     axes.set_xlabel(_unit(info.unit, declared), fontsize=8.5)
+
+
+def draw_belief(
+    belief: Belief, ranges: Sequence[ParameterInfo], truth: Mapping[str, float], theme: Theme
+) -> Figure:
+    """One panel a parameter: mean and deviation of what is believed, over seconds, within the range
+    of training."""
+    columns = min(3, len(ranges))
+    rows = math.ceil(len(ranges) / columns)
+    figure, panels = _figure(theme, 7.2, 2.0 * rows + 0.3, rows, columns)
+    for k, (axes, info) in enumerate(zip(panels, ranges, strict=False)):
+        mean, std = belief.mean[:, k], belief.std[:, k]
+        axes.axhspan(info.low, info.high, color=theme.band, zorder=0)
+        axes.axhline(info.nominal, color=theme.text, linestyle=":", linewidth=1.3, zorder=2)
+        axes.fill_between(belief.seconds, mean - std, mean + std, color=theme.after, alpha=0.25,
+                          linewidth=0, zorder=3)  # fmt: skip
+        axes.plot(belief.seconds, mean, color=theme.after, linewidth=1.8, zorder=4)
+        if info.name in truth:
+            axes.axhline(truth[info.name], color=theme.truth, linewidth=2.0, zorder=5)
+        marks = [info.low, info.high, info.nominal, truth.get(info.name, info.nominal)]
+        margin = 0.06 * (max(marks) - min(marks)) or 0.1
+        axes.set_ylim(min(marks) - margin, max(marks) + margin)
+        axes.plot(belief.begins, [min(marks) - margin] * len(belief.begins), "|",
+                  color=theme.text, markersize=9, clip_on=False, zorder=6)  # fmt: skip
+        axes.set_xlim(0, belief.seconds[-1])
+        unit = "" if info.unit == "1" else f" {info.unit}"
+        title = f"{_words(info.name)}: {mean[-1]:.3g} ± {std[-1]:.2g}{unit}"
+        axes.set_title(title, fontsize=9, color=theme.text, loc="left")
+        axes.set_xlabel("seconds", fontsize=8.5)
+    for axes in panels[len(ranges) :]:
+        axes.set_axis_off()
+    return figure
 
 
 def draw_stages(stages: Mapping[str, Sequence[float]], theme: Theme) -> Figure:

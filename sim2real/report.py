@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from sim2real import pictures
 from sim2real.adaptation.session import Adaptation
 from sim2real.compare import Table
 from sim2real.deploy.files import write_atomically
-from sim2real.evaluate import RobustnessMap
+from sim2real.evaluate import RobustnessMap, bootstrap
 from sim2real.film import film, gif, side_by_side, still
 from sim2real.localization.attribution import Attribution
 from sim2real.localization.findings import Localization
@@ -43,12 +43,12 @@ class Report:
     robot: Robot
     policy: Policy
     adaptation: Adaptation
-    robustness: RobustnessMap | None
-    curves: Mapping[str, Path]
+    robustness: RobustnessMap | None = None
+    curves: Mapping[str, Path] = field(default_factory=dict[str, Path])
     """Label -> progress.csv of a training."""
-    gap: str
-    """The robot's gap. It is simulated for the film, and its ξ is marked beside what the logs say;
-    the adaptation that is reported saw neither."""
+    gap: str = ""
+    """The robot's gap, where it is a simulated one. It is simulated for the film, and its ξ is
+    marked beside what the logs say; the adaptation that is reported saw neither."""
     seed: int = 0
     """Which robot, where the gap is a family."""
 
@@ -64,10 +64,11 @@ def write_report(path: str | Path, report: Report) -> None:
         InputError: the robot has no such gap, or the file cannot be written.
     """
     sections = [
-        _section("Results", _table(report.columns, report.rows)),
+        _section("Results", _table(report.columns, report.rows)) if report.rows else "",
         _film(report),
         _stages(report),
         _ranges(report),
+        _belief(report),
         _robustness(report),
         _curves(report),
     ]
@@ -76,6 +77,19 @@ def write_report(path: str | Path, report: Report) -> None:
         sections="\n".join(s for s in sections if s), colophon=_colophon(report),
     )  # fmt: skip
     write_atomically(Path(path), page.encode())
+
+
+def write_adaptation(
+    path: str | Path, adaptation: Adaptation, policy: Policy, robot: Robot, target: str
+) -> None:
+    """Writes what an adaptation on a target came to, as `write_report` does."""
+    rows = [
+        [stage, str(len(returns)), str(bootstrap(np.array(returns)))]
+        for stage, returns in adaptation.stages.items()
+    ]
+    title = f"{policy.spec.name}, adapted on {target}"
+    columns = ("stage", "episodes", "return [95 %]")
+    write_report(path, Report(title, columns, rows, robot, policy, adaptation))
 
 
 def save_robustness(map_: RobustnessMap, path: str | Path, robot: Robot | None = None) -> None:
@@ -140,6 +154,8 @@ UNADAPTED = {
 
 def _film(report: Report) -> str:
     policy, adaptation = report.policy, report.adaptation
+    if not report.gap:
+        return ""
     unadapted = UNADAPTED[adaptation.z.state]
     begun: dict[str, dict[str, Array]] = {unadapted: {}}
     if adaptation.accepted:
@@ -231,6 +247,27 @@ def _ranges(report: Report) -> str:
     )  # fmt: skip
 
 
+def _belief(report: Report) -> str:
+    belief = report.adaptation.belief
+    if belief is None:
+        return ""
+    infos = {p.name: p for p in report.policy.spec.parameters}
+    alt = "What the policy believed of " + "; ".join(
+        f"{r['name']}, in the end {r['mean']:.3g} ± {r['std']:.2g}" for r in belief.summary()
+    )
+    caption = (
+        f"What the policy believed while it acted, {belief.seconds[-1]:.1f} s of the trial: mean "
+        "and deviation, over the range of training. Ticks are where an episode began."
+    )
+    return _figure(
+        "The belief closes in",
+        lambda theme: pictures.draw_belief(
+            belief, [infos[n] for n in belief.names], _truth(report), theme
+        ),
+        alt, caption,
+    )  # fmt: skip
+
+
 def _robustness(report: Report) -> str:
     map_ = report.robustness
     if map_ is None:
@@ -284,6 +321,8 @@ def _trained(policy: Policy, robot: Robot) -> Sequence[ParameterInfo]:
 
 def _truth(report: Report) -> dict[str, float]:
     """ξ of the robot, as far as its gap says it."""
+    if not report.gap:
+        return {}
     robot, gap = report.robot, report.robot.gap(report.gap)
     worlds = make_worlds(
         robot, 1, gap=gap, observe=[t.name for t in report.policy.spec.terms], seed=report.seed
@@ -318,7 +357,8 @@ def _section(title: str, content: str) -> str:
 
 
 def _colophon(report: Report) -> str:
-    facts = {"policy": report.policy.spec.name, "robot": report.robot.name, "gap": report.gap,
+    gap = {"gap": report.gap} if report.gap else {}
+    facts = {"policy": report.policy.spec.name, "robot": report.robot.name, **gap,
              **report.policy.spec.provenance}  # fmt: skip
     return " · ".join(f"{_text(k)} {_text(v)}" for k, v in facts.items())
 

@@ -541,7 +541,7 @@ def describe(name: str, robot: Robot, recipe: Recipe) -> PolicySpec:
         head=head, scale=scale, offset=offset,
         max_tilt=safety.max_tilt, tilt_term=safety.tilt_term,
         episodes=0 if adapts is None else adapts.episodes,
-        memory=None if recipe.memory is None else recipe.memory.spec,
+        memory=None if recipe.memory is None else recipe.memory.spec([p.name for p in parameters]),
         fast=None if recipe.gradient is None else recipe.gradient.spec,
         provenance={"seed": str(recipe.seed), "steps": str(recipe.steps), **versions()},
     )  # fmt: skip

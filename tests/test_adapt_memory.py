@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sim2real.adapt import adapt, address_of
+from sim2real.adaptation.belief import along
 from sim2real.adaptation.gate import by_falls
 from sim2real.cli import main
 from sim2real.deploy.contract import AdaptedState
@@ -22,7 +23,7 @@ from sim2real.export import export
 from sim2real.policy.networks import mlp
 from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.policy import Policy
-from sim2real.policy.spec import ActuatorSpec, MemorySpec, PolicySpec, TermSpec
+from sim2real.policy.spec import ActuatorSpec, MemorySpec, ParameterInfo, PolicySpec, TermSpec
 from sim2real.simulation.robot import Robot
 from sim2real.types import InputError
 
@@ -43,7 +44,8 @@ def remembering(patience: float = 0.9, blind: bool = False, tilt: float | None =
     spec = PolicySpec(
         "waiting", "inverted_pendulum", terms,
         ActuatorSpec(robot.actuators, robot.config.command_unit, tuple(low), tuple(high)),
-        robot.control_period, episodes=10, memory=MemorySpec(HIDDEN),
+        robot.control_period, episodes=10, memory=MemorySpec(HIDDEN, believes=("pole_mass",)),
+        parameters=(ParameterInfo("pole_mass", "1", 0.5, 2.0, 1.0),),
         max_tilt=tilt, tilt_term=None if tilt is None else "pole_angle",
     )  # fmt: skip
     torch.manual_seed(0)
@@ -66,6 +68,12 @@ def remembering(patience: float = 0.9, blind: bool = False, tilt: float | None =
     )  # a balance, far below tanh's bend
     last[0, 1] = 5.0
     first[2, remembered + 1], last[0, 2] = 1.0, 0.3  # and a little of whatever else it remembers
+    assert policy.belief is not None  # it takes the mass for as many as its first unit of memory
+    with torch.no_grad():
+        policy.belief.head.weight.zero_()
+        policy.belief.head.weight[0, 0] = 1.0
+        policy.belief.head.bias[:] = torch.tensor([0.0, -2.0])
+        policy.belief.middle[:], policy.belief.spread[:] = 1.0, 0.5
     return policy.eval()
 
 
@@ -99,6 +107,30 @@ def replayed(policy: Policy, logs: list[EpisodeLog], told: bool = True):
 def helped(tmp_path_factory):
     out = tmp_path_factory.mktemp("helped")
     return adapt(remembering(), "inverted_pendulum/worn", episodes=8, seed=1, out=out), out
+
+
+def test_the_belief_is_that_of_every_step_on_the_robot(helped):
+    """The first unit of memory is 1 - patience^t after t steps of a trial, whatever is met."""
+    result, out = helped
+    (folder,) = out.glob("logs/*/trial")
+    logs = logs_of(folder)
+    belief, steps = result.belief, sum(log.ticks for log in logs)
+    assert belief is not None
+    assert belief.names == ("pole_mass",)
+    t = np.arange(1, steps + 1)
+    np.testing.assert_allclose(belief.seconds, t * remembering().spec.control_period)
+    np.testing.assert_allclose(belief.mean[:, 0], 1.0 + 0.5 * (1 - 0.9**t), atol=2e-5)
+    np.testing.assert_allclose(belief.std, 0.5 * np.exp(-1.0), rtol=1e-5)
+    first = np.cumsum([0, *(log.ticks for log in logs[:-1])])
+    np.testing.assert_allclose(belief.begins, first * remembering().spec.control_period)
+    (row,) = json.loads((out / "adaptation.json").read_text())["belief"]
+    assert row["mean"] == pytest.approx(belief.mean[-1, 0])
+    spoiled = logs[0].obs["pole_angle"].copy()
+    spoiled[2] = np.nan  # it was held there, and remembered nothing of it
+    held = along(remembering(), [replace(logs[0], obs=logs[0].obs | {"pole_angle": spoiled})])
+    assert held is not None
+    assert len(held.mean) == logs[0].ticks - 1
+    np.testing.assert_allclose(held.mean[-1], belief.mean[logs[0].ticks - 2])
 
 
 def test_what_is_remembered_helps_and_is_kept(helped):

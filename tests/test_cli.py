@@ -175,7 +175,9 @@ def test_tables_for_people(trained, serving, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("engine", ["identify", "search"])
-def test_the_table_of_an_adaptation_has_the_spread(engine, trained, hopper, capsys, monkeypatch):
+def test_the_table_of_an_adaptation_has_the_spread(
+    engine, trained, hopper, tmp_path, capsys, monkeypatch
+):
     space = hopper.space
     K = space.K
     samples = np.array(space.nominal) + np.array([[-0.125], [0.125]]) * np.ones(K)
@@ -188,12 +190,17 @@ def test_the_table_of_an_adaptation_has_the_spread(engine, trained, hopper, caps
     known = posterior if engine == "identify" else None
     result = Adaptation(True, "it won", z, Path("artifact"), known, None, Spent(10, 12.5, 1))
     monkeypatch.setattr(import_module("sim2real.adapt"), "adapt", lambda *_, **how: result)
-    assert main(["adapt", str(trained / "policy"), "hopper/worn", "--engine", engine]) == 0
+    words = ["adapt", str(trained / "policy"), "hopper/worn", "--engine", engine]
+    assert main([*words, "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "std" in out
     (row,) = (line for line in out.splitlines() if "motor_strength" in line)
     cells = [cell.strip() for cell in row.strip("│").split("│")]
     assert cells == ["motor_strength", "1", "0.12" if known else "-"]
+    assert f"The report with pictures is {tmp_path / 'report.html'}" in " ".join(out.split())
+    page = (tmp_path / "report.html").read_text()
+    assert "adapted on hopper/worn" in page
+    assert ("0.12" in page) == (known is not None)
 
 
 def test_train_says_what_comes_next(tmp_path, capsys, monkeypatch):

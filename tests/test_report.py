@@ -14,17 +14,27 @@ from matplotlib.patches import Rectangle
 from PIL import Image, ImageSequence
 
 from sim2real import recipe
+from sim2real.adaptation.belief import Belief
 from sim2real.adaptation.rehearsal import Rehearsal
 from sim2real.adaptation.session import Adaptation, Spent
 from sim2real.deploy.contract import AdaptedState
 from sim2real.evaluate import RobustnessMap, play
 from sim2real.film import FPS, LARGEST, Film, film, gif, side_by_side
 from sim2real.identification.posterior import Posterior
-from sim2real.pictures import DARK, LIGHT, draw_ranges, draw_robustness, draw_stages, read_curve
+from sim2real.pictures import (
+    DARK,
+    LIGHT,
+    draw_belief,
+    draw_ranges,
+    draw_robustness,
+    draw_stages,
+    read_curve,
+)
 from sim2real.policy.networks import mlp
 from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.policy import Policy
-from sim2real.report import Report, save_robustness, write_report
+from sim2real.policy.spec import MemorySpec
+from sim2real.report import Report, save_robustness, write_adaptation, write_report
 from sim2real.simulation.camera import Camera, RenderingMissing
 from sim2real.simulation.robot import Robot
 from sim2real.simulation.worlds import Worlds
@@ -347,3 +357,35 @@ def test_save_robustness_writes_a_picture(report, robot, tmp_path):
             assert image.size == plain
     with pytest.raises(InputError, match="cannot write"):
         save_robustness(line, tmp_path)
+
+
+def test_what_a_policy_believed_is_drawn_over_the_seconds_of_its_trial(
+    robot, policy, adaptation, tmp_path
+):
+    infos = policy.spec.context[:2]
+    t = np.arange(1, 41) / 40
+    mean = np.stack([1 + 0.2 * t, 1 - 0.1 * t], axis=1)
+    std = np.stack([0.3 * (1 - 0.9 * t)] * 2, axis=1)
+    belief = Belief(tuple(p.name for p in infos), ("1", "1"), t, mean, std, (0.0, 0.5))
+    for theme in (LIGHT, DARK):
+        figure = draw_belief(belief, infos, {infos[0].name: 1.2}, theme)
+        first, second = figure.axes
+        titles = [axes.get_title(loc="left") for axes in figure.axes]
+        assert titles == ["torso mass: 1.2 ± 0.03", "joint damping: 0.9 ± 0.03"]
+        assert first.get_xlim() == (0, 1)
+        lines = [np.asarray(line.get_ydata()) for line in first.lines]
+        assert any(np.array_equal(y, mean[:, 0]) for y in lines)
+        assert sum(len(axes.lines) for axes in (first, second)) == 7  # the truth is known of one
+    memory = MemorySpec(4, believes=belief.names)
+    spec = replace(policy.spec, context=(), parameters=policy.spec.context, memory=memory)
+    network = mlp([spec.network_size, 8, spec.action_size])
+    told = Policy(spec, network, Normalizer.identity(spec.feature_size))
+    z = replace(adaptation.z, state="memory", names=())
+    found = replace(adaptation, z=z, posterior=None, belief=belief)
+    write_adaptation(tmp_path / "r.html", found, told, robot, "a robot")
+    page = (tmp_path / "r.html").read_text()
+    assert "The belief closes in" in page
+    assert "torso_mass, in the end 1.2 ± 0.03" in page
+    assert "Before and after" not in page  # nothing is simulated of a robot that nobody knows
+    write_adaptation(tmp_path / "r.html", replace(found, belief=None), told, robot, "a robot")
+    assert "The belief closes in" not in (tmp_path / "r.html").read_text()

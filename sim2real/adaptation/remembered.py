@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from sim2real import progress
+from sim2real.adaptation.belief import along
 from sim2real.adaptation.session import EXPLORE, Adaptation, Session, gathering
 from sim2real.deploy.artifact import Artifact
 from sim2real.deploy.contract import AdaptedState
+from sim2real.deploy.logs.npz import EpisodeLog
 from sim2real.deploy.robots.base import RobotDescription
 from sim2real.policy.policy import Policy
 from sim2real.types import InputError
@@ -44,6 +46,7 @@ class Remembered:
         assert bounds is not None
         blank = kept = list(contract.state("memory").initial)
         z: AdaptedState | None = None
+        logs = list[EpisodeLog]()
         while session.spent.episodes < trial:  # a fall that tilt tells of ends a run, not the trial
             left = trial - session.spent.episodes
             driven = session.drive("trial", z, episodes=left, share=EXPLORE)
@@ -52,6 +55,7 @@ class Remembered:
             # a GRU's rounding can leave [-1, 1] by the last digit
             kept = np.clip(driven.trial["memory"].ravel(), bounds.low, bounds.high).tolist()
             z = session.state(kept)
+            logs += [EpisodeLog.read(e.log) for e in driven.episodes if e.log is not None]
             report(80 * session.spent.episodes // episodes, session.figures)
         accepted, reason = False, "the budget was used up before anything was remembered"
         if z is not None:
@@ -59,5 +63,6 @@ class Remembered:
         z = session.state(kept if accepted else blank, accepted=accepted)
         report(100, session.figures)
         return Adaptation(
-            accepted, reason, z, session.artifact.folder, None, None, session.spent, session.stages
-        )
+            accepted, reason, z, session.artifact.folder, None, None, session.spent,
+            session.stages, belief=along(self.policy, logs),
+        )  # fmt: skip

@@ -2,7 +2,8 @@
 
     e = tanh(W x + b)        h, z' = GRU(e, z) or LSTM(e, z)
 
-z is zero where a trial begins, and lasts over its episodes.
+z is zero where a trial begins, and lasts over its episodes. Where h is a belief about ξ, a linear
+function of it says which.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from torch import Tensor, nn
 
 from sim2real.policy.spec import MemorySpec
 from sim2real.types import InputError
+
+SHARPEST, VAGUEST = -8.0, 4.0
+"""Logarithms of the variances, in units of the prior's, between which a belief is taken at its
+word."""
 
 
 class Memory(nn.Module):
@@ -82,3 +87,37 @@ class Memory(nn.Module):
             return out, torch.cat([h[0], c[0]], dim=1)
         out, h = self.recurrent(e, z[None].contiguous())
         return out, h[0]
+
+
+class Belief(nn.Module):
+    """N(μ, σ²) of ξ (B, K), in physical units, by what is remembered:
+
+    m, s = W h + b        μ = middle + spread m        σ² = spread² exp(s)
+    """
+
+    middle: Tensor
+    spread: Tensor
+
+    def __init__(self, hidden: int, size: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(hidden, 2 * size)
+        self.register_buffer("middle", torch.zeros(size))
+        self.register_buffer("spread", torch.ones(size))
+
+    def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """μ and σ (B, K)"""
+        mean, log_var = believed(self.head(h))
+        return self.middle + self.spread * mean, self.spread * (log_var / 2).exp()
+
+    @torch.no_grad()
+    def says(self, head: nn.Linear, middle: Tensor, spread: Tensor) -> None:
+        """What a head (2 K) says of ξ standardised by these (K,)."""
+        self.head.load_state_dict(head.state_dict())
+        self.middle.copy_(middle)
+        self.spread.copy_(spread)
+
+
+def believed(said: Tensor) -> tuple[Tensor, Tensor]:
+    """μ and log σ² (..., L) of W h + b (..., 2 L)."""
+    mean, log_var = said.chunk(2, dim=-1)
+    return mean, log_var.clamp(SHARPEST, VAGUEST)

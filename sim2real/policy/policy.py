@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
 from sim2real.policy.estimator import Estimator
-from sim2real.policy.memory import Memory
+from sim2real.policy.memory import Belief, Memory
 from sim2real.policy.networks import layout, mlp
 from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.prediction import Prediction
@@ -118,6 +118,9 @@ class Policy(nn.Module):
         self.normalizer = normalizer
         self.estimator = estimator
         self.memory = memory
+        self.belief: Belief | None = None
+        if spec.memory is not None and spec.memory.believes:
+            self.belief = Belief(spec.memory.hidden, len(spec.memory.believes))
         self.prediction: Prediction | None = None
         if spec.fast is not None:
             newest = (spec.history - 1) * spec.obs_size
@@ -229,6 +232,20 @@ class Policy(nn.Module):
         """x (..., X): what the memory is told in a step, of normalised features (..., F)."""
         begins = torch.zeros_like(last[..., :1]) if reset is None else reset
         return torch.cat([features, last, begins], dim=-1)
+
+    def believed(self, z: State) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (B, K), in physical units, of what is believed of the ξ that
+        `spec.memory.believes` names.
+
+        Raises:
+            InputError: the policy believes nothing of ξ.
+        """
+        if self.belief is None:
+            raise InputError(
+                f"policy '{self.spec.name}' holds no belief about ξ; adapt: task_inference does"
+            )
+        mean, deviation = self.belief(z[self.z_names.index("memory")][:, : self._memory.hidden])
+        return mean, deviation
 
     @property
     def _memory(self) -> Memory:

@@ -100,6 +100,9 @@ class MemorySpec:
     """M, the size of what it gives to the policy."""
     cell: str = "gru"
     """gru or lstm."""
+    believes: tuple[str, ...] = ()
+    """Parameters of ξ of which what is remembered says what they are like; the network need not
+    be told."""
 
     @property
     def z_size(self) -> int:
@@ -219,6 +222,12 @@ class PolicySpec:
             raise InputError(
                 "fast: a policy has fast numbers, a memory or a context; leave the others out"
             )
+        known = [p.name for p in self.context + self.parameters]
+        for name in () if self.memory is None else self.memory.believes:
+            if name not in known:
+                raise InputError(
+                    f"memory: believes '{name}', which training did not vary" + nearest(name, known)
+                )
         if (self.max_tilt is None) != (self.tilt_term is None):
             raise InputError("max_tilt and tilt_term are given together or not at all")
         if self.tilt_term is not None:

@@ -60,12 +60,12 @@ def specs():
     """Of the teacher, which is told ξ, and of its student."""
     seen = TermSpec("shown", 1, "1", "none", "none", "measured")
     hidden = TermSpec("hidden", 1, "1", "none", "none", "privileged")
+    xi = (ParameterInfo("xi", "1", -1.0, 1.0, 0.0),)
     student = PolicySpec(
         "student", "hopper", (seen,), ActuatorSpec(("a",), "1", (-1.0,), (1.0,)), 0.01,
-        memory=MemorySpec(16),
+        parameters=xi, memory=MemorySpec(16, believes=("xi",)),
     )  # fmt: skip
-    context = (ParameterInfo("xi", "1", -1.0, 1.0, 0.0),)
-    return replace(student, terms=(hidden,), memory=None, context=context), student
+    return replace(student, terms=(hidden,), memory=None, context=xi, parameters=()), student
 
 
 def taught(steps, forgets=False, seed=0, batch=64, **how):
@@ -123,7 +123,7 @@ def test_a_student_acts_on_a_belief_that_closes_in():
     assert figures[-1][1]["imitation error"] < 0.5 * 0.5 / 3**0.5 * 0.9**0.5
     xi = torch.linspace(-0.9, 0.9, 7)[:, None]
     obs = torch.cat([xi, torch.zeros(7, 1)])[None].unflatten(1, (2, 7))[0]  # shown, then not
-    z, unit = student.initial(7), 1 / 3**0.5
+    z = student.initial(7)
     memory = student.z_names.index("memory")
     assert student.memory is not None
     with torch.no_grad():
@@ -137,7 +137,12 @@ def test_a_student_acts_on_a_belief_that_closes_in():
             torch.testing.assert_close(
                 raw, reading.network(torch.cat([x, reading.head(h)], dim=1)), rtol=1e-4, atol=1e-5
             )
-    torch.testing.assert_close(mean[:, 0] * unit, xi[:, 0], atol=0.2, rtol=0)
+    told, deviation = student.believed(z)
+    assert student.belief is not None
+    middle, spread = student.belief.middle, student.belief.spread
+    torch.testing.assert_close(told, middle + spread * mean)
+    torch.testing.assert_close(deviation, spread * (log_var / 2).exp())
+    torch.testing.assert_close(told, xi, atol=0.12, rtol=0)
     assert float(log_var.mean()) < before - 1.0
     torch.testing.assert_close(command, xi / 2, atol=0.15, rtol=0)
 
@@ -153,7 +158,14 @@ def test_task_inference_is_taught_by_a_recipe(tmp_path):
     adapt = {"method": "task_inference", "hidden": 8, "trial": 2, "seconds": 0.5}
     policy = train({**RECIPE, "adapt": adapt}, out=tmp_path / "run")
     assert policy.z_names == ("memory", "last_action")
-    assert Policy.load(tmp_path / "run").spec == policy.spec
+    assert policy.spec.memory == MemorySpec(8, believes=tuple(Robot.load("hopper").space.names))
+    again = Policy.load(tmp_path / "run")
+    assert again.spec == policy.spec
+    mean, deviation = again.believed(again.initial(1))
+    torch.testing.assert_close((mean, deviation), policy.believed(policy.initial(1)))
+    assert (deviation > 0).all()
+    for known, p in zip(mean[0].tolist(), policy.spec.parameters, strict=True):
+        assert p.low < known < p.high
 
 
 def test_the_same_seed_teaches_the_same():

@@ -189,6 +189,12 @@ def test_a_recipe_is_trained_and_leaves_a_policy(tmp_path):
     again = Policy.load(tmp_path)
     obs = torch.randn(2, policy.spec.obs_size)
     assert torch.equal(policy(obs, policy.initial(2))[0], again(obs, again.initial(2))[0])
+    assert policy.spec.memory is not None
+    assert policy.spec.memory.believes == tuple(p.name for p in policy.spec.parameters)
+    mean, deviation = policy.believed(policy.initial(1))  # after 256 steps, about the prior
+    for known, apart, p in zip(mean[0], deviation[0], policy.spec.parameters, strict=True):
+        assert p.low < float(known) < p.high
+        assert 0.1 < float(apart) / (p.high - p.low) < 0.5
     assert "train/belief_loss" in (tmp_path / "log" / "progress.csv").read_text()
 
 

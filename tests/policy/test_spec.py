@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sim2real.policy.spec import ActuatorSpec, ParameterInfo, PolicySpec, TermSpec
+from sim2real.policy.spec import ActuatorSpec, MemorySpec, ParameterInfo, PolicySpec, TermSpec
 from sim2real.types import InputError
 
 SPEC = PolicySpec(
@@ -67,6 +67,7 @@ def test_scale_and_offset_follow_from_the_head():
         ({"control_period": 0.0}, "above 0 s"),
         ({"control_period": math.nan}, "above 0 s"),
         ({"latency_ms": (5.0, 1.0)}, r"\[low, high\]"),
+        ({"memory": MemorySpec(4, believes=("mas",))}, "believes 'mas'.*did you mean 'mass'"),
         ({"max_tilt": 45.0}, r"\(0, π\] rad"),
         ({"max_tilt": None}, "together or not at all"),
         ({"tilt_term": "tilit"}, "did you mean 'tilt'"),

@@ -17,10 +17,7 @@ from torch import Tensor, nn
 
 from sim2real.bridges.adapt.memory.network import RecurrentActorCritic, Remembering
 from sim2real.bridges.adapt.memory.trials import Actions
-
-SHARPEST, VAGUEST = -8.0, 4.0
-"""Logarithms of the variances, in units of the prior's, between which a belief is taken at its
-word."""
+from sim2real.policy.memory import believed
 
 
 class BeliefActorCritic(RecurrentActorCritic):
@@ -58,12 +55,6 @@ def unknowing(hidden: int, latent: int) -> nn.Linear:
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
-
-
-def believed(said: Tensor) -> tuple[Tensor, Tensor]:
-    """μ and log σ² (..., L) of W h + b (..., 2 L)."""
-    mean, log_var = said.chunk(2, dim=-1)
-    return mean, log_var.clamp(SHARPEST, VAGUEST)
 
 
 @torch.no_grad()

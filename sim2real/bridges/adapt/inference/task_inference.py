@@ -7,6 +7,7 @@ belief reward teaches (`Informed`), or a teacher that is told ξ (`Believing`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,14 +16,15 @@ from torch import Tensor, nn
 
 from sim2real.bridges.adapt.inference.belief import (
     BeliefActorCritic,
-    believed,
     folded,
     unknowing,
 )
 from sim2real.bridges.adapt.memory.network import Steps
 from sim2real.bridges.adapt.memory.remember import Taught
+from sim2real.policy.memory import believed
 from sim2real.policy.networks import layout, mlp
 from sim2real.policy.policy import Policy
+from sim2real.policy.spec import MemorySpec
 from sim2real.types import InputError
 
 
@@ -32,9 +34,16 @@ class TaskInference(Taught):
 
     method: Literal["task_inference"] = "task_inference"
 
+    def spec(self, xi: Sequence[str]) -> MemorySpec:
+        return MemorySpec(self.hidden, self.cell, tuple(xi))
+
 
 class Informed(BeliefActorCritic):
     """Believes the last L values of s: ξ, standardised."""
+
+    def reveal(self, policy: Policy, middle: Tensor, spread: Tensor) -> None:
+        assert policy.belief is not None
+        policy.belief.says(self.head, middle[-self.latent :], spread[-self.latent :])
 
     def extra(self, h: Tensor, steps: Steps) -> Tensor:
         """-log q(ξ | τ), mean over steps and ξ, without the constant."""
@@ -59,10 +68,11 @@ class Believing(nn.Module):
             )
         assert student.memory is not None
         sizes, activation = layout(student.network)
-        self._policy, hidden = [student], student.memory.hidden  # in a list: no submodule
+        hidden = student.memory.hidden
+        self._policy = [student]  # in a list: no submodule
         self.network = mlp([sizes[0] - hidden + 2 * latent, *sizes[1:]], activation)
         self.head = unknowing(hidden, latent)
-        self.settle()
+        self.settle(torch.zeros(latent), torch.ones(latent))
 
     def losses(self, x: Tensor, h: Tensor, action: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
         said = self.head(h)
@@ -70,8 +80,11 @@ class Believing(nn.Module):
         return nn.functional.mse_loss(out, action), surprise(*believed(said), latent)
 
     @torch.no_grad()
-    def settle(self) -> None:
-        self._policy[0].network.load_state_dict(folded(self.network, self.head).state_dict())
+    def settle(self, middle: Tensor, spread: Tensor) -> None:
+        (policy,) = self._policy
+        policy.network.load_state_dict(folded(self.network, self.head).state_dict())
+        assert policy.belief is not None
+        policy.belief.says(self.head, middle, spread)
 
 
 def surprise(mean: Tensor, log_var: Tensor, latent: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from sim2real.bridges.adapt.memory.trials import Actions
 from sim2real.policy.networks import mlp
+from sim2real.policy.policy import Policy
 from sim2real.types import InputError
 
 
@@ -105,6 +106,9 @@ class RecurrentActorCritic(nn.Module):
     def on_memory(self) -> nn.Sequential:
         """π's mean as a network of (x, h)."""
         return copy.deepcopy(self.policy)
+
+    def reveal(self, policy: Policy, middle: Tensor, spread: Tensor) -> None:
+        """Lets a policy that acts as this say what it believes; (S,) what s was standardised by."""
 
     def initial(self, batch: int) -> Tensor:
         """(B, Z) as a trial begins."""

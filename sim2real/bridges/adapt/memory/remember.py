@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,8 +37,8 @@ class OverTrials:
         if self.hidden < 1:
             raise InputError(f"hidden is {self.hidden}; it must be at least 1")
 
-    @property
-    def spec(self) -> MemorySpec:
+    def spec(self, xi: Sequence[str]) -> MemorySpec:
+        """Of a policy in worlds that differ by these parameters."""
         return MemorySpec(self.hidden, self.cell)
 
 

@@ -67,8 +67,8 @@ class Reading(Protocol):
         """Of imitation and of the latent (..., L), standardised, at x and what is remembered."""
         ...
 
-    def settle(self) -> None:
-        """Puts what was learned into the policy's network."""
+    def settle(self, middle: Tensor, spread: Tensor) -> None:
+        """Puts what was learned into the policy; (L,) what the latent was standardised by."""
         ...
 
 
@@ -88,7 +88,7 @@ class Direct(nn.Module):
             return missed, missed * 0
         return missed, nn.functional.mse_loss(self.head(h), latent)
 
-    def settle(self) -> None:
+    def settle(self, middle: Tensor, spread: Tensor) -> None:
         pass
 
 
@@ -146,8 +146,9 @@ class Student:
             self._kept.append(self._gathered(leaning(number, self.rounds)))
             if self._unit is None:
                 self._standardise(self._kept[0])
-            action, latent = self._fitted()
-            self._reading.settle()
+            assert self._unit is not None
+            action, latent = self._fitted(*self._unit)
+            self._reading.settle(*self._unit)
             self._schedule.step()
             report(
                 (number + 1) * self._batch * SEQUENCE,
@@ -175,11 +176,9 @@ class Student:
         features, last, reset, begin, action, latent = map(torch.stack, zip(*rows, strict=True))
         return _Sequence(features, last, reset, begin, first, action, latent)
 
-    def _fitted(self) -> tuple[float, float]:
+    def _fitted(self, mean: Tensor, spread: Tensor) -> tuple[float, float]:
         """The imitation's root mean square error and the latent's loss, over the updates."""
         student, total = self.student, np.zeros(2)
-        assert self._unit is not None
-        mean, spread = self._unit
         for _ in range(UPDATES):
             at = int(torch.randint(len(self._kept), (1,), generator=self._generator))
             kept = self._kept[at]

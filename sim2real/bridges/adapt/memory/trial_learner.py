@@ -129,6 +129,8 @@ class TrialLearner:
             self.spec, self.network.on_memory(), normalizer, log_std,
             memory=copy.deepcopy(self._memory),
         )  # fmt: skip
+        of_critic = (torch.as_tensor(x[O:]).float() for x in (seen.mean, seen.deviation))
+        self.network.reveal(policy, *of_critic)
         return policy.requires_grad_(False)
 
     def save(self, folder: Path) -> None:
