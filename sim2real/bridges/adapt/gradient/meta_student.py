@@ -35,7 +35,7 @@ SEQUENCE = 64
 KEPT, SUPPORT = 12, 6
 """Sequences that updates draw from; and those of them, at most, that are a support."""
 UPDATES, WORLDS = 32, 64
-"""Between two sequences; and of how many worlds an update takes them."""
+"""Between two sequences, for every so many worlds; and of how many an update takes them."""
 LATENT, FORETELLING = 1.0, 0.3
 """v, w"""
 
@@ -81,6 +81,7 @@ class MetaStudent:
             )
         self.student, self._prediction, self._batch = student, student.prediction, trials.batch
         self.rounds = max(1, steps // (trials.batch * SEQUENCE))
+        self.updates = UPDATES * max(1, trials.batch // WORLDS)
         self._lesson = Lesson(teacher, student, trials, encode, seed=seed)
         self._generator = torch.Generator().manual_seed(seed)
         self._z = student.initial(trials.batch)
@@ -161,7 +162,7 @@ class MetaStudent:
         """Root mean square errors of imitation and latent, and what was foretold, over the
         updates."""
         student, total, kept = self.student, np.zeros(3), list(self._kept)
-        for _ in range(UPDATES):
+        for _ in range(self.updates):
             order = torch.randperm(len(kept), generator=self._generator).tolist()
             query, rest = kept[order[0]], [kept[i] for i in order[1 : 1 + SUPPORT]]
             some = torch.randperm(self._batch, generator=self._generator)[:WORLDS]
@@ -192,7 +193,7 @@ class MetaStudent:
             nn.utils.clip_grad_norm_(self._parameters, 1.0)
             self._optimizer.step()
             total += [float(x.detach()) for x in (imitation, apart, foretold)]
-        total /= UPDATES
+        total /= self.updates
         return float(total[0] ** 0.5), float(total[1] ** 0.5), float(total[2])
 
     def _standardise(self, first: _Sequence) -> None:

@@ -34,7 +34,7 @@ SEQUENCE = 64
 KEPT = 4
 """Sequences that an update draws from: older ones begin with what an older memory remembered."""
 UPDATES, WORLDS = 32, 64
-"""Between two sequences; and of how many worlds an update takes them."""
+"""Between two sequences, for every so many worlds; and of how many an update takes them."""
 LATENT = 1.0
 """w"""
 
@@ -119,6 +119,7 @@ class Student:
             )
         self.student, self._memory, self._batch = student, student.memory, trials.batch
         self.rounds = max(1, steps // (trials.batch * SEQUENCE))
+        self.updates = UPDATES * max(1, trials.batch // WORLDS)
         self._lesson = Lesson(teacher, student, trials, encode, seed=seed)
         self._generator = torch.Generator().manual_seed(seed)
         mine = [t.name for t in student.spec.terms]
@@ -179,7 +180,7 @@ class Student:
     def _fitted(self, mean: Tensor, spread: Tensor) -> tuple[float, float]:
         """The imitation's root mean square error and the latent's loss, over the updates."""
         student, total = self.student, np.zeros(2)
-        for _ in range(UPDATES):
+        for _ in range(self.updates):
             at = int(torch.randint(len(self._kept), (1,), generator=self._generator))
             kept = self._kept[at]
             B = kept.begin.shape[1]
@@ -195,7 +196,7 @@ class Student:
             nn.utils.clip_grad_norm_(self._parameters, 1.0)
             self._optimizer.step()
             total += [float(action.detach()), float(latent.detach())]
-        action, latent = total / UPDATES
+        action, latent = total / self.updates
         return float(action**0.5), float(latent)
 
     def _standardise(self, first: _Sequence) -> None:
