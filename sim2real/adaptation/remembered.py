@@ -9,7 +9,7 @@ import numpy as np
 
 from sim2real import progress
 from sim2real.adaptation.belief import along
-from sim2real.adaptation.session import EXPLORE, Adaptation, Session, gathering
+from sim2real.adaptation.session import EXPLORE, Adaptation, Session, check_limited, gathering
 from sim2real.deploy.artifact import Artifact
 from sim2real.deploy.contract import AdaptedState
 from sim2real.deploy.logs.npz import EpisodeLog
@@ -26,11 +26,7 @@ class Remembered:
         self.policy = policy
 
     def check(self, target: RobotDescription, where: str) -> None:
-        if target.episode_steps is None:
-            raise InputError(
-                f"{target.name} at {where} has no episode limit, and what is remembered is judged "
-                "by whole episodes; give it one"
-            )
+        check_limited(target, where, "remembered")
 
     def from_logs(
         self, logs: Path, export: Callable[[], Artifact], report: progress.Report

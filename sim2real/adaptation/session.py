@@ -20,7 +20,7 @@ from sim2real.deploy.controller import EpisodeResult, RunResult, run
 from sim2real.deploy.logs.npz import stamp_of
 from sim2real.deploy.robots.base import Robot as Target, RobotDescription
 from sim2real.identification.posterior import Posterior
-from sim2real.types import Array, SafetyStop
+from sim2real.types import Array, InputError, SafetyStop
 
 EXPLORE = 0.4
 """Share of the episode budget that finds out; the gate gets the rest."""
@@ -207,6 +207,16 @@ class Method(Protocol):
                 then.
         """
         ...
+
+
+def check_limited(target: RobotDescription, where: str, what: str) -> None:
+    """Raises InputError for a target whose episodes do not end, where `what` is judged by whole
+    ones."""
+    if target.episode_steps is None:
+        raise InputError(
+            f"{target.name} at {where} has no episode limit, and what is {what} is judged by "
+            "whole episodes; give it one"
+        )
 
 
 def gathering(episodes: int) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sim2real import progress
-from sim2real.adaptation.session import EXPLORE, Adaptation, Session, gathering
+from sim2real.adaptation.session import EXPLORE, Adaptation, Session, check_limited, gathering
 from sim2real.bridges.adapt.gradient.fast import FastAdapter
 from sim2real.deploy.artifact import Artifact
 from sim2real.deploy.robots.base import RobotDescription
@@ -33,11 +33,7 @@ class Stepped:
         self.before = self.adapter.prior(np.random.default_rng(seed))
 
     def check(self, target: RobotDescription, where: str) -> None:
-        if target.episode_steps is None:
-            raise InputError(
-                f"{target.name} at {where} has no episode limit, and what is found is judged by "
-                "whole episodes; give it one"
-            )
+        check_limited(target, where, "found")
 
     def from_logs(
         self, logs: Path, export: Callable[[], Artifact], report: progress.Report

@@ -40,7 +40,8 @@ class Points:
             action = act(place)
             moved = place + 0.2 * action
             reward = -(moved - self.goal[tasks]).norm(dim=-1)
-            rows.append((place, action, reward, moved, torch.zeros(len(tasks), dtype=torch.bool)))
+            done = torch.zeros(len(tasks), dtype=torch.bool)
+            rows.append((place, action, reward, moved, done, reward))
             place = moved
         return Transitions(*(torch.stack(x, dim=1) for x in zip(*rows, strict=True)))
 
@@ -56,7 +57,7 @@ def some(N: int = 3, n: int = 5, seed: int = 0) -> Transitions:
         return torch.rand(*shape, generator=rng) * 2 - 1
 
     return Transitions(drawn(N, n, 2), drawn(N, n, 2), drawn(N, n), drawn(N, n, 2),
-                       torch.zeros(N, n, dtype=torch.bool))  # fmt: skip
+                       torch.zeros(N, n, dtype=torch.bool), drawn(N, n))  # fmt: skip
 
 
 def test_the_product_of_normal_factors():
@@ -96,6 +97,23 @@ def sizes(made: Pearl, loss: Tensor) -> dict[str, float]:
         name: sum(float(p.grad.abs().sum()) for p in part.parameters() if p.grad is not None)
         for name, part in parts.items()
     }
+
+
+def test_the_context_holds_what_the_target_shows_and_sac_learns_from_the_reward():
+    made, context, batch = agent(), some(), some(seed=1)
+
+    def losses(context, batch):
+        return made.losses(context, batch, torch.Generator().manual_seed(0))
+
+    was = losses(context, batch)
+    other = losses(
+        context._replace(reward=context.reward + 1), batch._replace(shown=batch.shown + 1)
+    )
+    assert torch.equal(torch.stack(was), torch.stack(other))
+    assert not torch.equal(was.kl, losses(context._replace(shown=context.shown + 1), batch).kl)
+    taught = losses(context, batch._replace(reward=batch.reward + 1))
+    assert not torch.equal(was.critic, taught.critic)
+    assert torch.equal(was.kl, taught.kl)
 
 
 def test_the_encoder_learns_from_critics_and_divergence_alone():

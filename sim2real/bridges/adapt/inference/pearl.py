@@ -39,7 +39,8 @@ class PearlSettings:
     latent: int = 5
     """L, of z."""
     reward: bool = True
-    """Whether a transition's reward is in the context; false where the target measures none."""
+    """Whether what a transition's reward showed is in the context; false where the target measures
+    none."""
     reward_scale: float = 5.0
     """k"""
     kl: float = 0.1
@@ -64,11 +65,14 @@ class Transitions(NamedTuple):
     action: Tensor
     """(N, n, A) in [-1, 1]"""
     reward: Tensor
-    """(N, n)"""
+    """(N, n) what SAC learns from."""
     next_obs: Tensor
     """(N, n, O)"""
     done: Tensor
     """(N, n) bool, nothing came after."""
+    shown: Tensor
+    """(N, n) the reward that the target shows, which the context holds: the same, or sparse where
+    that would teach nothing (section 6.3 of the paper)."""
 
 
 class Losses(NamedTuple):
@@ -121,11 +125,11 @@ class Pearl(nn.Module):
 
     def posterior(self, context: Transitions) -> tuple[Tensor, Tensor]:
         """(N, L) mean and logarithm of the variance; without a transition those of the prior."""
-        N, n = context.reward.shape
+        N, n = context.shown.shape
         if not n:
             prior = context.obs.new_zeros(N, self.settings.latent)
             return prior, prior
-        reward = [context.reward[..., None]] if self.settings.reward else []
+        reward = [context.shown[..., None]] if self.settings.reward else []
         parts = [context.obs, context.action, *reward, context.next_obs]
         mean, log_var = self.encoder(torch.cat(parts, dim=-1)).chunk(2, dim=-1)
         return product(mean, log_var.clamp(SHARPEST, VAGUEST))

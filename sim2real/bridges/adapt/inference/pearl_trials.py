@@ -48,7 +48,7 @@ class Replay:
         self.capacity = capacity
         self.held = Transitions(
             torch.zeros(*shape, O), torch.zeros(*shape, A), torch.zeros(shape),
-            torch.zeros(*shape, O), torch.zeros(shape, dtype=torch.bool),
+            torch.zeros(*shape, O), torch.zeros(shape, dtype=torch.bool), torch.zeros(shape),
         )  # fmt: skip
         self.added = torch.zeros(N, dtype=torch.long)
         """(N,) how many were, since the last time that the task was cleared."""
@@ -147,7 +147,7 @@ def drawn(agent: Pearl, context: Transitions, generator: torch.Generator) -> Ten
 
 
 class Adapted(NamedTuple):
-    """What a trial earned."""
+    """What a trial earned, as the target shows it."""
 
     returns: Tensor
     """(N, E) of episodes with draws from the prior first, then from the posterior so far."""
@@ -166,13 +166,13 @@ def trial(
     context = Transitions(
         none[..., None].expand(-1, -1, tasks.obs_size),
         none[..., None].expand(-1, -1, tasks.actions), none,
-        none[..., None].expand(-1, -1, tasks.obs_size), none.bool(),
+        none[..., None].expand(-1, -1, tasks.obs_size), none.bool(), none,
     )  # fmt: skip
     for _ in range(episodes):
         z = drawn(agent, context, generator)
         some = tasks.episode(which, lambda obs, z=z: agent.act(obs, z)[0])
-        found.append(some.reward.sum(dim=1))
+        found.append(some.shown.sum(dim=1))
         context = Transitions(*(torch.cat(x, dim=1) for x in zip(context, some, strict=True)))
     mean, _ = agent.posterior(context)
     last = tasks.episode(which, lambda obs: agent.act(obs, mean)[0])
-    return Adapted(torch.stack(found, dim=1), last.reward.sum(dim=1))
+    return Adapted(torch.stack(found, dim=1), last.shown.sum(dim=1))
