@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -214,7 +214,7 @@ def table(env: str, out: Path, families: list[str]) -> str:
     return "\n".join(lines)
 
 
-def entry(values: Array | None, ends: list[Array | None]) -> str:
+def entry(values: Array | None, ends: Sequence[Array | None]) -> str:
     """The return and, below it, gap closed between reference and oracle, where both are there."""
     if values is None:
         return "open"
