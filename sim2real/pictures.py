@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from sim2real.adaptation.belief import Belief
+from sim2real.adaptation.belief import Believed
 from sim2real.compare import Table
 from sim2real.dynamics.parameter import Parameter
 from sim2real.evaluate import Interval, RobustnessMap, bootstrap
@@ -190,7 +190,7 @@ def _draw_range(
 
 
 def draw_belief(
-    belief: Belief, ranges: Sequence[ParameterInfo], truth: Mapping[str, float], theme: Theme
+    belief: Believed, ranges: Sequence[ParameterInfo], truth: Mapping[str, float], theme: Theme
 ) -> Figure:
     """One panel a parameter: mean and deviation of what is believed, over seconds, within the range
     of training."""
@@ -292,7 +292,7 @@ def draw_robustness(
     bar = figure.colorbar(mesh, ax=axes, pad=0.02)
     bar.set_label("mean return", color=theme.text)
     bar.ax.tick_params(colors=theme.text, length=0)
-    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    bar.outline.set_visible(False)
     if len(x) * len(y) <= 100:
         for i, j in np.ndindex(map_.mean.shape):
             cell = np.array(mesh.to_rgba(map_.mean[i, j])[:3])
@@ -514,7 +514,7 @@ def _draw_map(figure: Figure, axes: Axes, map_: Map, theme: Theme) -> None:
     bar = figure.colorbar(mesh, ax=axes, pad=0.02)
     bar.set_label("Δr, robot minus simulation [nats]", color=theme.text)
     bar.ax.tick_params(colors=theme.text, length=0)
-    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    bar.outline.set_visible(False)
     axes.set_xlabel(_words(map_.names[0]))
     axes.set_ylabel(_words(map_.names[1]))
     axes.grid(visible=False)

@@ -15,6 +15,7 @@ from sim2real.adapt import adapt, address_of
 from sim2real.adaptation.belief import along
 from sim2real.adaptation.gate import by_falls
 from sim2real.cli import main
+from sim2real.deploy.artifact import Artifact
 from sim2real.deploy.contract import AdaptedState
 from sim2real.deploy.controller import EpisodeResult, run
 from sim2real.deploy.logs.npz import EpisodeLog, read_logs
@@ -125,12 +126,26 @@ def test_the_belief_is_that_of_every_step_on_the_robot(helped):
     np.testing.assert_allclose(belief.begins, first * remembering().spec.control_period)
     (row,) = json.loads((out / "adaptation.json").read_text())["belief"]
     assert row["mean"] == pytest.approx(belief.mean[-1, 0])
-    spoiled = logs[0].obs["pole_angle"].copy()
-    spoiled[2] = np.nan  # it was held there, and remembered nothing of it
-    held = along(remembering(), [replace(logs[0], obs=logs[0].obs | {"pole_angle": spoiled})])
+    kept = np.array(result.z.value) if result.accepted else None
+    assert kept is not None
+    assert belief.mean[-1, 0] == pytest.approx(1.0 + 0.5 * kept[0], abs=1e-6)
+
+
+def test_a_belief_stands_still_where_the_policy_did_not_run(helped):
+    """What it gave no action in was held, whatever was measured; and it is told what was sent."""
+    _, out = helped
+    (folder,) = out.glob("logs/*/trial")
+    artifact, first = Artifact.load(out / "artifact"), logs_of(folder)[0]
+    raw = first.raw.copy()
+    raw[1] = np.nan
+    whole = along(remembering(), artifact, [first])
+    held = along(remembering(), artifact, [replace(first, raw=raw)])
+    assert whole is not None
     assert held is not None
-    assert len(held.mean) == logs[0].ticks - 1
-    np.testing.assert_allclose(held.mean[-1], belief.mean[logs[0].ticks - 2])
+    np.testing.assert_allclose(held.seconds, np.delete(whole.seconds, 1))
+    np.testing.assert_allclose(held.mean, whole.mean[:-1], atol=1e-6)
+    silent = replace(first, raw=np.full_like(raw, np.nan))
+    assert along(remembering(), artifact, [silent]) is None
 
 
 def test_what_is_remembered_helps_and_is_kept(helped):

@@ -315,7 +315,7 @@ def edit_log(edit: Edit) -> None:
     said = json.loads(str(arrays["info"]))
     edit(said)
     arrays["info"] = np.array(json.dumps(said))
-    np.savez(file, **arrays)  # type: ignore[arg-type]
+    np.savez(file, **arrays)
 
 
 def edit_state(edit: Edit) -> None:

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image, ImageSequence
 
 from sim2real import recipe
-from sim2real.adaptation.belief import Belief
+from sim2real.adaptation.belief import Believed
 from sim2real.adaptation.rehearsal import Rehearsal
 from sim2real.adaptation.session import Adaptation, Spent
 from sim2real.deploy.contract import AdaptedState
@@ -366,7 +366,7 @@ def test_what_a_policy_believed_is_drawn_over_the_seconds_of_its_trial(
     t = np.arange(1, 41) / 40
     mean = np.stack([1 + 0.2 * t, 1 - 0.1 * t], axis=1)
     std = np.stack([0.3 * (1 - 0.9 * t)] * 2, axis=1)
-    belief = Belief(tuple(p.name for p in infos), ("1", "1"), t, mean, std, (0.0, 0.5))
+    belief = Believed(tuple(p.name for p in infos), ("1", "1"), t, mean, std, (0.0, 0.5))
     for theme in (LIGHT, DARK):
         figure = draw_belief(belief, infos, {infos[0].name: 1.2}, theme)
         first, second = figure.axes

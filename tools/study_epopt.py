@@ -87,7 +87,7 @@ def cell(arm: str, seed: int, steps: int, out: Path) -> Array:
     else:
         resume = (folder / "recipe.yaml").is_file()
         policy = run(name, recipe(arm, steps, seed), folder, resume=resume, report=progress.silent)
-    torso = float(Robot.load("hopper").model.body("torso").mass[0])  # type: ignore[union-attr]
+    torso = float(Robot.load("hopper").model.body("torso").mass[0])
     returns = [
         evaluate(policy, "hopper", xi={"torso_mass": m / torso}, episodes=EPISODES, seed=99).returns
         for m in GRID

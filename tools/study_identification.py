@@ -164,10 +164,10 @@ def motions(
 def plant(arm: str) -> None:
     """The bug of an arm, for as long as this program runs."""
     if arm == "one-step":
-        fit.LEAST_DRIFT = fit.FIRST_DRIFT = 30.0  # pyright: ignore[reportConstantRedefinition]
+        fit.LEAST_DRIFT = fit.FIRST_DRIFT = 30.0
     if arm == "sure":
-        rough = Tracker._rough  # pyright: ignore[reportPrivateUsage]
-        Tracker._rough = lambda self: 0.1 * rough(self)  # pyright: ignore[reportPrivateUsage]
+        rough = Tracker._rough
+        Tracker._rough = lambda self: 0.1 * rough(self)
         Track.noise = property(lambda self: self.supposed.noise)  # pyright: ignore
 
 

@@ -60,5 +60,5 @@ class Remembered:
         report(100, session.figures)
         return Adaptation(
             accepted, reason, z, session.artifact.folder, None, None, session.spent,
-            session.stages, belief=along(self.policy, logs),
+            session.stages, belief=along(self.policy, session.artifact, logs),
         )  # fmt: skip

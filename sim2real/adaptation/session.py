@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from sim2real import progress
-from sim2real.adaptation.belief import Belief
+from sim2real.adaptation.belief import Believed
 from sim2real.adaptation.gate import by_falls, by_return
 from sim2real.adaptation.rehearsal import Rehearsal
 from sim2real.deploy.artifact import Artifact
@@ -56,7 +56,7 @@ class Adaptation:
     """Stage -> return of each target episode, in order; empty where there is no reward."""
     refused: int = 0
     """Contexts that a search proposed and rehearsal refused; none of them drove the target."""
-    belief: Belief | None = None
+    belief: Believed | None = None
     """What the policy believed of ξ in the trial, where it says so."""
 
     def to_dict(self) -> dict[str, Any]:

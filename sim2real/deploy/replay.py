@@ -128,6 +128,55 @@ def replay(artifact: Artifact | str | Path, logs: str | Path | Iterable[str | Pa
     )  # fmt: skip
 
 
+class Ran(NamedTuple):
+    """A tick in which a policy ran."""
+
+    log: EpisodeLog
+    t: int
+    """Tick of the log."""
+    seen: dict[str, Array]
+    """Term -> (size,)"""
+    before: dict[str, Array]
+    """The same, a tick before; of an episode's first tick itself."""
+    reset: bool
+    """Whether the policy began an episode."""
+    raw: Array
+    """(A,) what it did then, in the order of its outputs."""
+
+
+def retold(runner: Runner, episodes: Iterable[EpisodeLog]) -> Iterator[Ran]:
+    """The ticks of logs in which a policy ran. Each is for the caller to run again
+    (`runner.step`); what else the runner was told on the robot it is told in between: where a trial
+    begins, with which z, and which commands were sent, also where the policy did not run.
+
+    Raises:
+        InputError: logs that begin amid a run of a policy that remembers it.
+    """
+    contract, expected = runner.contract, 0
+    for log in episodes:
+        info = log.info
+        if info.episode != expected or info.episode == 0:
+            if info.episode != 0 and runner.is_told_actions:
+                raise InputError(
+                    f"the logs begin with episode {info.episode} of a run, and "
+                    f"{contract.name} remembers those before; give them all"
+                )
+            runner.begin_trial()
+            if info.z is not None:
+                apply(runner, replace(info.z, artifact=contract.graph))
+        expected = info.episode + 1
+        order = [info.commands.index(name) for name in contract.commands.names]
+        begun, before = False, {t.name: log.obs[t.name][0] for t in contract.observations}
+        for t in range(log.ticks):
+            seen = {term.name: log.obs[term.name][t] for term in contract.observations}
+            raw = log.raw[t][order]
+            if np.isfinite(raw).all() and not_finite(seen, contract.observations) is None:
+                yield Ran(log, t, seen, before, not begun, raw)
+                begun = True
+            runner.acted(log.command[t][order], raw)
+            before = seen
+
+
 class _First(NamedTuple):
     said: Disagreement
     states: dict[str, Array]
@@ -151,34 +200,10 @@ class _Pass:
         self.ticks = self.agreed = 0
         self.worst = 0.0
         self.first: _First | None = None
-        self._expected = 0  # the episode that goes on with what lasts a trial
 
     def all(self, episodes: Iterable[EpisodeLog]) -> None:
-        for episode in episodes:
-            self._episode(episode)
-
-    def _episode(self, log: EpisodeLog) -> None:
-        info, contract = log.info, self.contract
-        if info.episode != self._expected or info.episode == 0:
-            if info.episode != 0 and self.runner.is_told_actions:
-                raise InputError(
-                    f"the logs begin with episode {info.episode} of a run, and "
-                    f"{contract.name} remembers those before; give them all"
-                )
-            self.runner.begin_trial()
-            if info.z is not None:
-                apply(self.runner, replace(info.z, artifact=contract.graph))
-        self._expected = info.episode + 1
-        order = [info.commands.index(name) for name in contract.commands.names]
-        begun, before = False, {t.name: log.obs[t.name][0] for t in contract.observations}
-        for t in range(log.ticks):
-            seen = {term.name: log.obs[term.name][t] for term in contract.observations}
-            raw = log.raw[t][order]
-            if np.isfinite(raw).all() and not_finite(seen, contract.observations) is None:
-                self._tick(log, t, seen, before, not begun, raw)
-                begun = True
-            self.runner.acted(log.command[t][order], raw)
-            before = seen
+        for tick in retold(self.runner, episodes):
+            self._tick(*tick)
 
     def _tick(
         self, log: EpisodeLog, t: int, seen: dict[str, Array], before: dict[str, Array],

@@ -99,8 +99,8 @@ def _unbroken(logged: EpisodeLog, where: str) -> list[tuple[int, int]]:
         first = np.flatnonzero(spoiled)[0]
         named = [n for n, x in logged.obs.items() if not np.isfinite(x[first]).all()]
         said.append(
-            f"{spoiled.sum()} samples are not finite, first '{[*named, 'command'][0]}' in tick "
-            f"{first}"
+            f"values are not finite in {spoiled.sum()} of {len(spoiled)} samples, first "
+            f"'{[*named, 'command'][0]}' in tick {first}"
         )
     if said and pieces:
         log.warning(

@@ -64,7 +64,7 @@ def distill(
     context = None if encode is None else encode(worlds.xi, rng)
     state, reset = student.told(student.initial(B), context), torch.ones(B, 1)
     for number in range(rounds):
-        follow = max(0.0, 1 - number / (SHARE * rounds))  # chance that the teacher acts
+        follow = leaning(number, rounds)
         for _ in range(ROLLOUT):
             with torch.no_grad():
                 said, _ = teacher(_tensor(obs[:, O:]), teacher.told(teacher.initial(B), context))
@@ -92,6 +92,11 @@ def distill(
         p.requires_grad_(False)
 
 
+def leaning(number: int, rounds: int) -> float:
+    """Chance that the teacher acts in round `number` of so many."""
+    return max(0.0, 1 - number / (SHARE * rounds))
+
+
 def _fit(
     student: Policy, features: Tensor, targets: Tensor, optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
@@ -102,7 +107,7 @@ def _fit(
         mean = student.network(student.normalizer(features[rows]))
         loss = nn.functional.mse_loss(mean, targets[rows])
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         total += float(loss.detach())
     return (total / UPDATES) ** 0.5

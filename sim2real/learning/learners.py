@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -113,8 +114,7 @@ def build(
     rate = learner.learning_rate
     schedule: Any = rate
     if learner.final_learning_rate is not None:
-        final = learner.final_learning_rate
-        schedule = lambda left: final + (rate - final) * left  # noqa: E731
+        schedule = partial(_descending, rate, learner.final_learning_rate)
     policy_kwargs: dict[str, Any] = {"activation_fn": activation, "net_arch": list(learner.network)}
     settings = {**learner.settings, **(more or {})}
     policy = "MlpPolicy"
@@ -140,6 +140,11 @@ def build(
     except (TypeError, ValueError, AssertionError) as error:
         said = " ".join(str(error).split())
         raise InputError(f"learner.settings: {learner.algorithm} says: {said}") from error
+
+
+def _descending(first: float, last: float, left: float) -> float:
+    """A learning rate, with this share of the training left."""
+    return last + (first - last) * left
 
 
 def warm_up(learner: Learner, env: VecEnv) -> int:

@@ -233,6 +233,7 @@ class Policy(nn.Module):
         begins = torch.zeros_like(last[..., :1]) if reset is None else reset
         return torch.cat([features, last, begins], dim=-1)
 
+    @torch.no_grad()
     def believed(self, z: State) -> tuple[Tensor, Tensor]:
         """Mean and deviation (B, K), in physical units, of what is believed of the ξ that
         `spec.memory.believes` names.

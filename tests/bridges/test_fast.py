@@ -95,7 +95,7 @@ def test_the_outer_gradient_goes_through_the_steps():
     """Into rates and weights; of what was foretold before any step alone there is none into the
     rates."""
     prediction, given = linear(), steps()
-    found(prediction, given).square().sum().backward()  # type: ignore[no-untyped-call]
+    found(prediction, given).square().sum().backward()
     rate = prediction.log_rate.grad
     assert rate is not None
     assert (rate != 0).all()

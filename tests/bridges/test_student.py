@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from sim2real.bridges.adapt.inference.belief import believed
 from sim2real.bridges.adapt.inference.task_inference import Believing
 from sim2real.bridges.adapt.memory.remember import Remember
 from sim2real.bridges.adapt.memory.student import SEQUENCE, Student
+from sim2real.policy.memory import believed
 from sim2real.policy.networks import mlp
 from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.policy import Policy

@@ -16,9 +16,6 @@ from sim2real.policy.policy import Policy
 from sim2real.simulation.trials import TrialStep, TrialWorlds
 from sim2real.types import Array, InputError
 
-SHARE = 0.1
-"""Share of the steps at whose begin the teacher acts more than the student."""
-
 
 class Lesson:
     """Trials under way.
@@ -83,11 +80,6 @@ class Lesson:
             self.context = self.context.clone()
             self.context[self.begin] = _tensor(told)
         return step
-
-
-def leaning(number: int, rounds: int) -> float:
-    """Chance that the teacher acts in round `number` of so many."""
-    return max(0.0, 1 - number / (SHARE * rounds))
 
 
 def _tensor(x: Array) -> Tensor:

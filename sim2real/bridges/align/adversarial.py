@@ -218,7 +218,7 @@ def domain_loss(said: Tensor, own: int) -> Tensor:
 
 def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
 
 

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from sim2real import progress
 from sim2real.bridges.adapt.gradient.fast import Foretold, found
-from sim2real.bridges.adapt.lesson import Lesson, leaning
+from sim2real.bridges.adapt.lesson import Lesson
+from sim2real.learning.distill import leaning
 from sim2real.learning.vec_env import Encode
 from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.policy import Policy
@@ -189,7 +190,7 @@ class MetaStudent:
                 apart = nn.functional.mse_loss(self._head(fast), wanted)
             loss = imitation + LATENT * apart + FORETELLING * foretold
             self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(self._parameters, 1.0)
             self._optimizer.step()
             total += [float(x.detach()) for x in (imitation, apart, foretold)]

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from sim2real import progress
-from sim2real.bridges.adapt.lesson import Lesson, leaning
+from sim2real.bridges.adapt.lesson import Lesson
+from sim2real.learning.distill import leaning
 from sim2real.learning.vec_env import Encode
 from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.policy import Policy, renewed
@@ -192,7 +193,7 @@ class Student:
             wanted = (kept.latent[:, some] - mean) / spread
             action, latent = self._reading.losses(x, h, kept.action[:, some], wanted)
             self._optimizer.zero_grad(set_to_none=True)
-            (action + LATENT * latent).backward()  # type: ignore[no-untyped-call]
+            (action + LATENT * latent).backward()
             nn.utils.clip_grad_norm_(self._parameters, 1.0)
             self._optimizer.step()
             total += [float(action.detach()), float(latent.detach())]
