@@ -32,13 +32,15 @@ venv: $(VENV)/.installed
 	@:
 
 # The stamp is younger than what it was made from, or the installation is brought up to date. The
-# build backend comes first and pinned: the editable install then needs nothing but constraints.txt.
+# build backends come first and pinned: the editable install then needs nothing but constraints.txt.
+# setuptools is for nflows (of sbi), which has no wheel: the one that a venv brings cannot make one.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { \
 		echo "Python 3.11 or newer is needed: sudo apt-get install python3 python3-venv" >&2; exit 1; }
 	@$(PYTHON) tools/check_system.py --python
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt hatchling editables
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+		hatchling editables setuptools
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
 		--no-build-isolation --editable '.[dev]'
 	@touch $@
