@@ -15,7 +15,7 @@ again. At the end the table: how often 90 % intervals held the truth.
 
 The control arms have a planted bug each, and must fail: `one-step` forgets the past at every step,
 `no-delay` takes the latency for zero, `sure` takes the noise for a tenth of what it is and stays
-with that.
+with that, and with the least drift, which would make up for it.
 
 The robots of `outside` have an effect that ξ cannot express as well, another kind with every
 seed: a motor at 60 % beside the others, play of 15 % of half the command's range, motors that lag
@@ -166,6 +166,7 @@ def plant(arm: str) -> None:
     if arm == "one-step":
         fit.LEAST_DRIFT = fit.FIRST_DRIFT = 30.0
     if arm == "sure":
+        fit.FIRST_DRIFT = fit.LEAST_DRIFT
         rough = Tracker._rough
         Tracker._rough = lambda self: 0.1 * rough(self)
         Track.noise = property(lambda self: self.supposed.noise)  # pyright: ignore

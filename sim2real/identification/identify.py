@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from sim2real import progress
 from sim2real.identification import fit, grid, neural
 from sim2real.identification.posterior import Posterior, at_the_edge
-from sim2real.identification.predictive import check
+from sim2real.identification.predictive import Predictive, check
 from sim2real.identification.trajectories import read_trajectories
 from sim2real.identification.windows import Trajectory
 from sim2real.simulation.robot import Robot
@@ -35,6 +37,10 @@ METHODS = {
     "grid": Method(grid.grid, grid.ROUNDS),
     "neural": Method(neural.neural, neural.STEPS),
 }
+
+
+AGAIN = 1_000_003
+"""Added to the seed of a search for the next: far from what a person would try."""
 
 
 def method_named(name: str) -> Method:
@@ -62,6 +68,10 @@ def identify(
             which nothing is finite, no such method or parameter, a prior of another robot or with
             a method that takes none, a stand for a base that does not float.
 
+    A search may end in a wrong valley, where the logs seem to be of no robot within the ranges. A
+    `fit` whose logs are not explained is searched once more from other candidates, and the likelier
+    of the two is taken.
+
     Warns, in the log of the program, of a parameter whose posterior crowds at an edge of its range,
     and where no ξ explains the logs.
     """
@@ -74,18 +84,46 @@ def identify(
             raise InputError(f"method '{method}' takes no prior; 'fit' does")
         settings["prior"] = prior if isinstance(prior, Posterior) else Posterior.load(prior)
     episodes = read_trajectories(logs, robot)
-    posterior = explain(robot, episodes, method=method, seed=seed, report=report, **settings)
-    found = check(robot, episodes, posterior, seed=seed)
-    posterior = replace(posterior, misfit=found.misfit)
+    found = _checked(robot, episodes, method, seed, report, settings)
+    if found.posterior.outside and method_named(method) is METHODS["fit"]:
+
+        def again(done: int, figures: dict[str, float]) -> None:
+            report(done, {"search": 2, **figures})
+
+        other = _checked(robot, episodes, method, seed + AGAIN, again, settings)
+        found = max(found, other, key=_likely)
+    posterior, said = found
     if posterior.outside:
         log.warning(
             "%s: no ξ within the ranges explains these logs: what surprises in them lasts, %.2g "
             "where robots of the posterior show %.2g; take its intervals for too narrow, and see "
             "`sim2real gap%s` for which joint or sensor differs",
-            robot.name, found.correlation, found.imagined.mean(),
+            robot.name, said.correlation, said.imagined.mean(),
             " --suspended" if suspended else "",
         )  # fmt: skip
+    for sentence in at_the_edge(posterior, robot.space):
+        log.warning("%s: %s", robot.name, sentence)
     return posterior
+
+
+class _Checked(NamedTuple):
+    posterior: Posterior
+    said: Predictive
+
+
+def _checked(
+    robot: Robot, episodes: Sequence[Trajectory], method: str, seed: int, report: progress.Report,
+    settings: dict[str, Any],
+) -> _Checked:  # fmt: skip
+    """A posterior, and what robots that it imagines say of it."""
+    posterior = method_named(method).explain(robot, episodes, seed=seed, report=report, **settings)
+    said = check(robot, episodes, posterior, seed=seed)
+    return _Checked(replace(posterior, misfit=said.misfit), said)
+
+
+def _likely(found: _Checked) -> float:
+    """Of what was held out; nothing is less likely than what could not be told."""
+    return float(np.nan_to_num(found.posterior.log_likelihood, nan=-np.inf))
 
 
 def explain(

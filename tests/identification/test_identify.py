@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from sim2real.deploy.logs.npz import EpisodeLog
-from sim2real.identification.identify import explain, identify, restricted
+from sim2real.identification import identify as identification
+from sim2real.identification.identify import (
+    AGAIN,
+    METHODS,
+    Method,
+    explain,
+    identify,
+    restricted,
+)
 from sim2real.identification.posterior import ALARM, Posterior, at_the_edge
 from sim2real.identification.trajectories import read_beginnings, read_trajectories
 from sim2real.identification.windows import Observers, Trajectory
@@ -266,6 +274,31 @@ def test_identify_takes_files_and_folders_and_rings_where_no_physics_explains_th
     assert one.outside == any("no ξ within the ranges" in r.getMessage() for r in caplog.records)
     assert replace(one, misfit=ALARM + 1).outside
     assert not replace(one, misfit=float("nan")).outside
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_search_that_was_lost_is_done_again_and_no_other(lost, noisy, monkeypatch):
+    """The first search is sure of other physics, and explains what it did not see less well."""
+    own = with_noise(excited())
+    searched: list[int] = []
+
+    def search(robot, episodes, *, seed, report):
+        searched.append(seed)
+        report(1, {"drift": 1.0})
+        if len(searched) > lost:
+            return noisy
+        astray = noisy.low + 0.9 * (noisy.high - noisy.low) + 0.1 * (noisy.samples - noisy.mean)
+        worse = noisy.log_likelihood - 10
+        return replace(noisy, samples=astray, said=None, log_likelihood=worse)
+
+    told: list[dict[str, float]] = []
+    monkeypatch.setitem(METHODS, "fit", Method(search, 1))
+    monkeypatch.setattr(identification, "read_trajectories", lambda logs, robot: own)
+    found = identify("own", "hopper", report=lambda _, x: told.append(x))
+    assert searched == ([0, AGAIN] if lost else [0])
+    assert [x.get("search") for x in told] == ([None, 2] if lost else [None])
+    assert not found.outside
+    assert np.abs(found.mean - TRUE)[MASS] < 0.3
 
 
 @pytest.mark.parametrize(
