@@ -92,7 +92,7 @@ def identify(
 
         other = _checked(robot, episodes, method, seed + AGAIN, again, settings)
         found = max(found, other, key=_likely)
-    posterior, said = found
+    posterior, said = replace(found.posterior, suspended=suspended), found.said
     if posterior.outside:
         log.warning(
             "%s: no ξ within the ranges explains these logs: what surprises in them lasts, %.2g "
