@@ -3,13 +3,13 @@
     make study STUDY=adaptation                         goes on with whatever is open
     make study STUDY=adaptation ARGS="--methods student --seeds 0-0 --families worn"
 
-Every method is a recipe of policies/, trained once for each seed into `--work`, and then meets the
-same robots, drawn from a family of gaps by `--draw`, a seed that training never saw. What is
-returned after 0, 1, 2, 5 and 10 episodes on a robot is a cell: of a policy that remembers, or makes
-gradient steps between episodes, the next episode of the same trial; of one that is told its
-context, episodes with what was identified from the logs of so many, which it drove with the nominal
-context and noise on its commands; of the others the same as before. Finished cells stand in
-results/adaptation and are not computed again.
+Every method is a recipe of policies/, trained once for each seed into `--work`, where recipes that
+learn from the same teacher share it. It then meets the same robots, drawn from a family of gaps by
+`--draw`, a seed that training never saw. What is returned after 0, 1, 2, 5 and 10 episodes on a
+robot is a cell: of a policy that remembers, or makes gradient steps between episodes, the next
+episode of the same trial; of one that is told its context, episodes with what was identified from
+the logs of so many, which it drove with the nominal context and noise on its commands; of the
+others the same as before. Finished cells stand in results/adaptation and are not computed again.
 
 Gap closed is (J - J_0) / (J_oracle - J_0): J_0 returns uniform randomization with history, of the
 same training seeds as the method, J_oracle a policy that learned in the family itself for twice as
@@ -20,6 +20,7 @@ J_oracle - J_0 exceeds a tenth of |J_oracle|. Intervals resample robots and seed
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -29,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from study_identification import span
 
-from sim2real import content, progress
+from sim2real import content, progress, schema
 from sim2real.bridges.adapt.context import Context, from_posterior
 from sim2real.compare import commit
 from sim2real.deploy.files import write_atomically
@@ -100,10 +101,28 @@ def trained(env: str, method: str, family: str, seed: int, work: Path) -> Policy
     folder = work / env / f"{name}-{seed}"
     if (folder / "policy.pt").is_file():
         return Policy.load(folder)
-    recipe = recipe_of(env, method, family, seed)
-    with progress.bar(f"train {env} {name} {seed}", recipe.total_steps) as report:
+    recipe = taught(recipe_of(env, method, family, seed), work / env)
+    return from_disk(f"{env} {name} {seed}", recipe, folder)
+
+
+def taught(recipe: Recipe, work: Path) -> Recipe:
+    """The recipe, with a teacher from disk: recipes that learn from the same teacher share it."""
+    if recipe.distill is None or recipe.distill.trained:
+        return recipe
+    learned = recipe.learned
+    learned = replace(learned, description="a teacher", adapt=learned.adaptation or "none")
+    digest = hashlib.sha256(schema.dump(learned).encode()).hexdigest()[:8]
+    folder = work / f"teacher-{digest}-{recipe.seed}"
+    if not (folder / "policy.pt").is_file():
+        from_disk(f"{recipe.env} teacher {recipe.seed}", learned, folder)
+    return replace(recipe, distill=replace(recipe.distill, trained=str(folder)))
+
+
+def from_disk(name: str, recipe: Recipe, folder: Path) -> Policy:
+    """Trained, or trained to its end where that was interrupted."""
+    with progress.bar(f"train {name}", recipe.total_steps) as report:
         resume = (folder / "recipe.yaml").is_file()
-        return run(f"{env}-{method}", recipe, folder, resume=resume, report=report)
+        return run(name.replace(" ", "-"), recipe, folder, resume=resume, report=report)
 
 
 def reached(policy: Policy, family: str, robots: int, draw: int, method: str) -> Iterator[Any]:
@@ -149,8 +168,9 @@ def identified(policy: Policy, family: str, xi: Array, n: int, draw: int) -> Rea
     return Reached(returns, seconds / len(xi), falls / len(xi))
 
 
-def fill(path: Path, policy: Policy, method: str, family: str, options: Any) -> None:
-    """The cell of a policy; what was reached is written as soon as it is known."""
+def fill(path: Path, method: str, family: str, seed: int, options: Any) -> None:
+    """A cell, and first the policy that it is of; what was reached is written as soon as it is
+    known."""
     cell: dict[str, Any] = {"draw": options.draw, "robots": options.robots, "after": {}}
     if path.is_file():
         cell = json.loads(path.read_text())
@@ -161,6 +181,7 @@ def fill(path: Path, policy: Policy, method: str, family: str, options: Any) -> 
             )
         if len(cell["after"]) == len(AFTER):
             return
+    policy = trained(options.env, method, family, seed, options.work)
     for n, found in reached(policy, family, options.robots, options.draw, method):
         cell["after"][str(n)] = found._asdict()
         cell["commit"] = commit()
@@ -260,10 +281,9 @@ def main() -> None:
             for method in methods:
                 if method == ORACLE and seed != options.seeds[0]:
                     continue  # one, which all methods share
-                policy = trained(options.env, method, family, seed, options.work)
                 path = options.out / options.env / family / f"{method}-{seed}.json"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                fill(path, policy, method, family, options)
+                fill(path, method, family, seed, options)
     print(table(options.env, options.out, families))
 
 
