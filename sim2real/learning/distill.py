@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from torch import Tensor, nn
 
 from sim2real.learning.vec_env import Encode
@@ -22,6 +23,10 @@ from sim2real.types import Array
 
 SHARE = 0.1
 """Share of the steps at whose begin the teacher acts more than the student."""
+SETTLING = 0.5
+"""Share of the steps in which the size of what is seen is still found out."""
+LEAST = 1e-6
+"""Variance that is added to it."""
 ROLLOUT, BATCH, UPDATES = 32, 512, 100
 """Control steps of each world between updates, size and number of the updates."""
 
@@ -60,6 +65,7 @@ def distill(
         torch.tensor(x) for x in (student.spec.action_scale, student.spec.action_offset)
     )
     gathered = 0
+    seen_so_far = Moments(student.spec.feature_size)
     obs = worlds.reset()
     context = None if encode is None else encode(worlds.xi, rng)
     state, reset = student.told(student.initial(B), context), torch.ones(B, 1)
@@ -82,9 +88,9 @@ def distill(
                 context = context.copy()
                 context[done] = encode(worlds.xi[done], rng)
                 state = student.told(state, context)
-        if number == 0:  # the teacher has acted: what the student will see has this size
-            first = features[:gathered].double()
-            student.normalizer = Normalizer(first.mean(0).numpy(), first.var(0).numpy() + 1e-6)
+        if settling(number, rounds):
+            seen_so_far.add(features[gathered - B * ROLLOUT : gathered])
+            student.normalizer = seen_so_far.normalizer
         loss = _fit(student, features[:gathered], targets[:gathered], optimizer, generator)
         schedule.step()
         report((number + 1) * B * ROLLOUT, {"imitation error": loss})
@@ -95,6 +101,38 @@ def distill(
 def leaning(number: int, rounds: int) -> float:
     """Chance that the teacher acts in round `number` of so many."""
     return max(0.0, 1 - number / (SHARE * rounds))
+
+
+def settling(number: int, rounds: int) -> bool:
+    """Whether what is seen in round `number` of so many still counts for the size of what is seen.
+
+    The first round alone would not do: robots that have just been put down hardly move, and what
+    they do later would lie many deviations out, where a normaliser cuts it off.
+    """
+    return number < max(1, SETTLING * rounds)
+
+
+class Moments:
+    """Of all that was added, (size,)."""
+
+    def __init__(self, size: int) -> None:
+        self._all = RunningMeanStd(epsilon=0.0, shape=(size,))
+
+    def add(self, values: Tensor) -> None:
+        """(..., size)"""
+        self._all.update(values.flatten(0, -2).double().numpy())
+
+    @property
+    def mean(self) -> Tensor:
+        return _tensor(self._all.mean)
+
+    @property
+    def deviation(self) -> Tensor:
+        return _tensor(np.sqrt(self._all.var))
+
+    @property
+    def normalizer(self) -> Normalizer:
+        return Normalizer(self._all.mean, self._all.var + LEAST)
 
 
 def _fit(

@@ -24,9 +24,8 @@ from torch import Tensor, nn
 from sim2real import progress
 from sim2real.bridges.adapt.gradient.fast import Foretold, found
 from sim2real.bridges.adapt.lesson import Lesson
-from sim2real.learning.distill import leaning
+from sim2real.learning.distill import Moments, leaning, settling
 from sim2real.learning.vec_env import Encode
-from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.policy import Policy
 from sim2real.simulation.trials import TrialWorlds
 from sim2real.types import InputError
@@ -92,7 +91,7 @@ class MetaStudent:
         K = self._lesson.context.shape[1]
         self._head = nn.Linear(self._prediction.spec.size, K) if K else nn.Sequential()
         self._parameters = [*self._taught, *self._head.parameters()]
-        self._unit = torch.zeros(0), torch.ones(0)
+        self._features, self._latents = Moments(student.spec.feature_size), Moments(K)
         self._optimizer = torch.optim.Adam(self._parameters, lr=learning_rate)
         self._schedule = torch.optim.lr_scheduler.LinearLR(self._optimizer, 1.0, 0.05, self.rounds)
         self._kept: deque[_Sequence] = deque(maxlen=KEPT)
@@ -103,8 +102,8 @@ class MetaStudent:
             p.requires_grad_(True)
         for number in range(self.rounds):
             self._kept.append(self._gathered(leaning(number, self.rounds)))
-            if number == 0:
-                self._standardise(self._kept[0])
+            if settling(number, self.rounds):
+                self._standardise(self._kept[-1])
             imitation, latent, foretold = self._fitted()
             self._schedule.step()
             report(
@@ -163,6 +162,7 @@ class MetaStudent:
         """Root mean square errors of imitation and latent, and what was foretold, over the
         updates."""
         student, total, kept = self.student, np.zeros(3), list(self._kept)
+        middle, spread = self._latents.mean, self._latents.deviation + 1e-3
         for _ in range(self.updates):
             order = torch.randperm(len(kept), generator=self._generator).tolist()
             query, rest = kept[order[0]], [kept[i] for i in order[1 : 1 + SUPPORT]]
@@ -184,7 +184,7 @@ class MetaStudent:
             imitation = (missed * of_trial).sum() / of_trial.sum()
             error = self._prediction.error(mine.features, mine.action, mine.after, told)
             foretold = (error * mine.there).sum() / mine.there.sum().clamp(min=1)
-            wanted = (query.latent[at, some] - self._unit[0]) / self._unit[1]
+            wanted = (query.latent[at, some] - middle) / spread
             apart = imitation * 0
             if wanted.shape[1]:
                 apart = nn.functional.mse_loss(self._head(fast), wanted)
@@ -197,9 +197,8 @@ class MetaStudent:
         total /= self.updates
         return float(total[0] ** 0.5), float(total[1] ** 0.5), float(total[2])
 
-    def _standardise(self, first: _Sequence) -> None:
-        """As the first steps are, in which the teacher acts."""
-        seen = first.features.flatten(0, 1).double()
-        self.student.normalizer = Normalizer(seen.mean(0).numpy(), seen.var(0).numpy() + 1e-6)
-        latent = first.latent.flatten(0, 1)
-        self._unit = latent.mean(0), latent.std(0, correction=0) + 1e-3
+    def _standardise(self, new: _Sequence) -> None:
+        """By all sequences so far."""
+        self._features.add(new.features)
+        self._latents.add(new.latent)
+        self.student.normalizer = self._features.normalizer

@@ -23,9 +23,8 @@ from torch import Tensor, nn
 
 from sim2real import progress
 from sim2real.bridges.adapt.lesson import Lesson
-from sim2real.learning.distill import leaning
+from sim2real.learning.distill import Moments, leaning, settling
 from sim2real.learning.vec_env import Encode
-from sim2real.policy.normalizer import Normalizer
 from sim2real.policy.policy import Policy, renewed
 from sim2real.simulation.trials import TrialWorlds
 from sim2real.types import InputError
@@ -134,7 +133,7 @@ class Student:
         size = len(self._hidden) + self._lesson.context.shape[1]
         torch.manual_seed(seed)
         self._reading = reading(student, size)
-        self._unit: tuple[Tensor, Tensor] | None = None
+        self._features, self._latents = Moments(student.spec.feature_size), Moments(size)
         self._parameters = [*student.memory.parameters(), *self._reading.parameters()]
         self._optimizer = torch.optim.Adam(self._parameters, lr=learning_rate)
         self._schedule = torch.optim.lr_scheduler.LinearLR(self._optimizer, 1.0, 0.05, self.rounds)
@@ -146,11 +145,11 @@ class Student:
             p.requires_grad_(True)
         for number in range(self.rounds):
             self._kept.append(self._gathered(leaning(number, self.rounds)))
-            if self._unit is None:
-                self._standardise(self._kept[0])
-            assert self._unit is not None
-            action, latent = self._fitted(*self._unit)
-            self._reading.settle(*self._unit)
+            if settling(number, self.rounds):
+                self._standardise(self._kept[-1])
+            unit = self._latents.mean, self._latents.deviation + 1e-3
+            action, latent = self._fitted(*unit)
+            self._reading.settle(*unit)
             self._schedule.step()
             report(
                 (number + 1) * self._batch * SEQUENCE,
@@ -200,12 +199,11 @@ class Student:
         action, latent = total / self.updates
         return float(action**0.5), float(latent)
 
-    def _standardise(self, first: _Sequence) -> None:
-        """As the first steps are, in which the teacher acts."""
-        seen = first.features.flatten(0, 1).double()
-        self.student.normalizer = Normalizer(seen.mean(0).numpy(), seen.var(0).numpy() + 1e-6)
-        latent = first.latent.flatten(0, 1)
-        self._unit = latent.mean(0), latent.std(0, correction=0) + 1e-3
+    def _standardise(self, new: _Sequence) -> None:
+        """By all sequences so far."""
+        self._features.add(new.features)
+        self._latents.add(new.latent)
+        self.student.normalizer = self._features.normalizer
 
     def _latent(self) -> Tensor:
         """(B, L) what the teacher is told beyond the student."""
