@@ -36,6 +36,9 @@ GAP, SEED = "worn", 0
 """The robot: this seed's draw from this family."""
 EPISODES = 20
 """Episodes of each row of the table."""
+STEPS, IMITATION = 2_000_000, 400_000
+"""Control steps of learning by reward and of imitation: about a third of those of the recipes, for
+a demonstration of five minutes."""
 
 
 def demo(out: Path, *, steps: int | None = None) -> dict[str, Any]:
@@ -47,7 +50,7 @@ def demo(out: Path, *, steps: int | None = None) -> dict[str, Any]:
     """
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
-    shorter = [] if steps is None else [f"steps={steps}", f"distill.steps={steps}"]
+    shorter = [f"steps={steps or STEPS}", f"distill.steps={steps or IMITATION}"]
     teacher = out / "policy" / "teacher"
     with (
         _Reference("hopper-uniform-history", out / "history", teacher, shorter) as history,

@@ -1,6 +1,7 @@
 """A student that remembers finds out what its teacher is told."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from sim2real.bridges.adapt.inference.task_inference import Believing
 from sim2real.bridges.adapt.memory.remember import Remember
 from sim2real.bridges.adapt.memory.student import SEQUENCE, Student
+from sim2real.learning.distill import ROLLOUT, distill
 from sim2real.policy.memory import believed
 from sim2real.policy.networks import mlp
 from sim2real.policy.normalizer import Normalizer
@@ -232,3 +234,46 @@ def test_a_policy_without_memory_is_not_taught():
     trials: Any = ShownOnce(2, 0)
     with pytest.raises(InputError, match="has no memory to be taught"):
         Student(teacher, teacher, trials, None, steps=1)
+
+
+class Growing:
+    """What is seen counts the steps of an episode, 200."""
+
+    steps, episodes, num_worlds, xi = 400, 2, 4, np.zeros((4, 0))
+
+    def __init__(self):
+        self.batch, self.worlds, self.taken = 4, self, 0
+
+    def reset(self):
+        return np.repeat([[self.taken % 200.0, 1.0]], 4, axis=0)
+
+    begin = reset
+
+    def step(self, command):
+        self.taken += 1
+        done = np.full(4, self.taken % 200 == 0)
+        obs = self.reset().astype(np.float32)
+        whole = done & (self.taken % 400 == 0)
+        return SimpleNamespace(
+            obs=obs, reward=np.zeros(4), terminated=done, truncated=~done & done, done=done,
+            over=whole,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_what_is_seen_late_in_an_episode_is_not_cut_off(remembers):
+    """Of the first round alone, the end of an episode is twenty deviations out."""
+    told, mine = specs()
+    told = replace(told, context=())
+    if not remembers:
+        mine = replace(mine, memory=None)
+    teacher = Policy(told, mlp([1, 1]), Normalizer.identity(1)).requires_grad_(False)
+    student = Policy(mine, mlp([mine.network_size, 4, 1]), Normalizer.identity(1))
+    worlds: Any = Growing()
+    if remembers:
+        Student(teacher, student, worlds, None, steps=4 * 20 * SEQUENCE).teach()
+    else:
+        distill(teacher, student, worlds, None, steps=4 * 20 * ROLLOUT)
+    seen = student.normalizer(torch.arange(200.0)[:, None])[:, 0]
+    assert float(seen.abs().max()) < 3
+    assert float(seen.std()) == pytest.approx(1.0, abs=0.2)
