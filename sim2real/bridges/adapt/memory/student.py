@@ -33,7 +33,7 @@ SEQUENCE = 64
 """Control steps between updates, and through which gradients flow."""
 KEPT = 4
 """Sequences that an update draws from: older ones begin with what an older memory remembered."""
-UPDATES, WORLDS = 32, 64
+UPDATES, WORLDS = 12, 16
 """Between two sequences, for every so many worlds; and of how many an update takes them."""
 LATENT = 1.0
 """w"""
