@@ -102,7 +102,7 @@ def trained(env: str, method: str, family: str, seed: int, work: Path) -> Policy
     if (folder / "policy.pt").is_file():
         return Policy.load(folder)
     recipe = taught(recipe_of(env, method, family, seed), work / env)
-    return from_disk(f"{env} {name} {seed}", recipe, folder)
+    return from_disk(f"{env}-{method}", recipe, folder)
 
 
 def taught(recipe: Recipe, work: Path) -> Recipe:
@@ -114,15 +114,15 @@ def taught(recipe: Recipe, work: Path) -> Recipe:
     digest = hashlib.sha256(schema.dump(learned).encode()).hexdigest()[:8]
     folder = work / f"teacher-{digest}-{recipe.seed}"
     if not (folder / "policy.pt").is_file():
-        from_disk(f"{recipe.env} teacher {recipe.seed}", learned, folder)
+        from_disk(f"{recipe.env}-teacher", learned, folder)
     return replace(recipe, distill=replace(recipe.distill, trained=str(folder)))
 
 
 def from_disk(name: str, recipe: Recipe, folder: Path) -> Policy:
     """Trained, or trained to its end where that was interrupted."""
-    with progress.bar(f"train {name}", recipe.total_steps) as report:
+    with progress.bar(f"train {folder.name}", recipe.total_steps) as report:
         resume = (folder / "recipe.yaml").is_file()
-        return run(name.replace(" ", "-"), recipe, folder, resume=resume, report=report)
+        return run(name, recipe, folder, resume=resume, report=report)
 
 
 def reached(policy: Policy, family: str, robots: int, draw: int, method: str) -> Iterator[Any]:
