@@ -33,7 +33,7 @@ venv: $(VENV)/.installed
 
 # The stamp is younger than what it was made from, or the installation is brought up to date. The
 # build backends come first and pinned: the editable install then needs nothing but constraints.txt.
-# setuptools is for nflows (of sbi), which has no wheel: the one that a venv brings cannot make one.
+# setuptools is for nflows (of sbi), which has no wheel: a venv brings an old one, or none.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { \
 		echo "Python 3.11 or newer is needed: sudo apt-get install python3 python3-venv" >&2; exit 1; }

@@ -37,8 +37,10 @@ GAP, SEED = "worn", 0
 EPISODES = 20
 """Episodes of each row of the table."""
 STEPS, IMITATION = 2_000_000, 400_000
-"""Control steps of learning by reward and of imitation: about a third of those of the recipes, for
-a demonstration of five minutes."""
+"""Control steps of learning by reward and of imitation: less than the recipes', which take half an
+hour."""
+UNIFORM = 200_000
+"""Of imitation without a history: one observation tells no more after longer."""
 
 
 def demo(out: Path, *, steps: int | None = None) -> dict[str, Any]:
@@ -50,11 +52,14 @@ def demo(out: Path, *, steps: int | None = None) -> dict[str, Any]:
     """
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
-    shorter = [f"steps={steps or STEPS}", f"distill.steps={steps or IMITATION}"]
+    shorter, short = (
+        [f"steps={steps or STEPS}", f"distill.steps={steps or imitation}"]
+        for imitation in (IMITATION, UNIFORM)
+    )
     teacher = out / "policy" / "teacher"
     with (
         _Reference("hopper-uniform-history", out / "history", teacher, shorter) as history,
-        _Reference("hopper-uniform", out / "uniform", teacher, shorter) as uniform,
+        _Reference("hopper-uniform", out / "uniform", teacher, short) as uniform,
     ):
 
         def taught() -> None:

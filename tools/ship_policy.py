@@ -3,8 +3,8 @@
     python tools/ship_policy.py RUN policies/hopper-student --beside REFERENCE --film hop.gif
 
 The film shows one robot of a family from the same start: the policy of the run beside a reference,
-or, of a policy that gradient steps tell what its robot is like, before any step and after as many
-as `sim2real adapt` makes on that robot. The card's words and tables are written by hand.
+or, where gradient steps tell a policy what its robot is like and `sim2real adapt` keeps what they
+found on that robot, before any step and after. The card's words and tables are written by hand.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ def films(policy: Policy, beside: Policy | None, gap: str, seed: int, out: Path)
     if "fast" in policy.z_names:
         with address_of(f"{policy.spec.env}/{gap}", seed) as (host, port):
             found = adapt(policy, f"{host}:{port}", seed=seed, out=out)
-        told = {"before": {}, "after": {"fast": np.array(found.z.value)}}
-        return {
-            f"{policy.spec.name}, {when}": film(robot, policy, gap, z, SECONDS, seed=seed)
-            for when, z in told.items()
-        }
+        if found.accepted:
+            told = {"before": {}, "after": {"fast": np.array(found.z.value)}}
+            return {
+                f"{policy.spec.name}, {when}": film(robot, policy, gap, z, SECONDS, seed=seed)
+                for when, z in told.items()
+            }
     both = [policy] if beside is None else [beside, policy]
     return {p.spec.name: film(robot, p, gap, {}, SECONDS, seed=seed) for p in both}
 

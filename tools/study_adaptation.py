@@ -21,6 +21,7 @@ resample robots and seeds.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,13 +97,19 @@ def recipe_of(env: str, method: str, family: str, seed: int) -> Recipe:
 
 
 def trained(env: str, method: str, family: str, seed: int, work: Path) -> Policy:
-    """From disk where it was trained before; an interrupted training goes on."""
+    """By its recipe, from disk where it was trained before."""
     name = f"{method}-{family}" if method == ORACLE else method
-    folder = work / env / f"{name}-{seed}"
-    if (folder / "policy.pt").is_file():
-        return Policy.load(folder)
-    recipe = taught(recipe_of(env, method, family, seed), work / env)
-    return from_disk(f"{env}-{method}", recipe, folder)
+    recipe = recipe_of(env, method, family, seed)
+    folder = work / env / f"{name}-{digest(recipe)}-{seed}"
+    return from_disk(f"{env}-{method}", taught(recipe, work / env), folder)
+
+
+def digest(recipe: Recipe) -> str:
+    """Of all that a recipe says, but for its words, its seed and where its teacher lies."""
+    plain = replace(recipe, description="", seed=0)
+    if plain.distill is not None:
+        plain = replace(plain, distill=replace(plain.distill, trained=""))
+    return hashlib.sha256(schema.dump(plain).encode()).hexdigest()[:8]
 
 
 def taught(recipe: Recipe, work: Path) -> Recipe:
@@ -111,18 +118,21 @@ def taught(recipe: Recipe, work: Path) -> Recipe:
         return recipe
     learned = recipe.learned
     learned = replace(learned, description="a teacher", adapt=learned.adaptation or "none")
-    digest = hashlib.sha256(schema.dump(learned).encode()).hexdigest()[:8]
-    folder = work / f"teacher-{digest}-{recipe.seed}"
-    if not (folder / "policy.pt").is_file():
-        from_disk(f"{recipe.env}-teacher", learned, folder)
+    folder = work / f"teacher-{digest(learned)}-{recipe.seed}"
+    from_disk(f"{recipe.env}-teacher", learned, folder)
     return replace(recipe, distill=replace(recipe.distill, trained=str(folder)))
 
 
 def from_disk(name: str, recipe: Recipe, folder: Path) -> Policy:
-    """Trained, or trained to its end where that was interrupted."""
-    with progress.bar(f"train {folder.name}", recipe.total_steps) as report:
-        resume = (folder / "recipe.yaml").is_file()
-        return run(name, recipe, folder, resume=resume, report=report)
+    """Trained before, now, or to its end where that was interrupted; by one process at a time."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / "policy.pt").is_file():
+            return Policy.load(folder)
+        with progress.bar(f"train {folder.name}", recipe.total_steps) as report:
+            resume = (folder / "recipe.yaml").is_file()
+            return run(name, recipe, folder, resume=resume, report=report)
 
 
 def reached(policy: Policy, family: str, robots: int, draw: int, method: str) -> Iterator[Any]:
@@ -171,7 +181,9 @@ def identified(policy: Policy, family: str, xi: Array, n: int, draw: int) -> Rea
 def fill(path: Path, method: str, family: str, seed: int, options: Any) -> None:
     """A cell, and first the policy that it is of; what was reached is written as soon as it is
     known."""
-    cell: dict[str, Any] = {"draw": options.draw, "robots": options.robots, "after": {}}
+    recipe = digest(recipe_of(options.env, method, family, seed))
+    cell: dict[str, Any] = {"draw": options.draw, "robots": options.robots, "recipe": recipe}
+    cell["after"] = {}
     if path.is_file():
         cell = json.loads(path.read_text())
         if (cell["draw"], cell["robots"]) != (options.draw, options.robots):
@@ -179,12 +191,14 @@ def fill(path: Path, method: str, family: str, seed: int, options: Any) -> None:
                 f"{path} is of {cell['robots']} robots drawn by {cell['draw']}; go on with these, "
                 "or give another --out"
             )
+        if cell.get("recipe") != recipe:
+            raise InputError(f"{path} is of another recipe; remove it, or give another --out")
         if len(cell["after"]) == len(AFTER):
             return
     policy = trained(options.env, method, family, seed, options.work)
     for n, found in reached(policy, family, options.robots, options.draw, method):
         cell["after"][str(n)] = found._asdict()
-        cell["commit"] = commit()
+        cell["commit"] = options.commit
         write_atomically(path, (json.dumps(cell) + "\n").encode())
 
 
@@ -267,6 +281,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/adaptation"))
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
+    options.commit = commit()  # of what runs: a commit that comes meanwhile is another
     known = [*RECIPES[options.env], ORACLE]
     methods = known if options.methods is None else options.methods.split(",")
     families = options.families.split(",")

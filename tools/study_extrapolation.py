@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from study_adaptation import RECIPES, drawn, recipe_of, trained
+from study_adaptation import RECIPES, digest, drawn, recipe_of, trained
 from study_identification import span
 
 from sim2real.compare import commit
@@ -27,6 +27,7 @@ from sim2real.deploy.files import write_atomically
 from sim2real.identification.axes import Axes
 from sim2real.pictures import LIGHT, png, style
 from sim2real.policy.policy import Policy
+from sim2real.recipe import Recipe
 from sim2real.simulation.robot import Robot
 from sim2real.trial import trial
 from sim2real.types import Array, InputError
@@ -51,10 +52,10 @@ def robots(robot: Robot, width: float, number: int, draw: int) -> Array:
     return np.where(low >= 0, np.maximum(xi, 0.0), xi)
 
 
-def arms(policy: Policy) -> list[tuple[str, int | None]]:
+def arms(recipe: Recipe) -> list[tuple[str, int | None]]:
     """(what a cell adds to its method's name, gradient steps)."""
-    if "fast" not in policy.z_names:
-        return [(", told the truth" if "context" in policy.z_names else "", None)]
+    if recipe.gradient is None:
+        return [(", told the truth" if recipe.adaptation is not None else "", None)]
     return [(f", {n} steps", n) for n in STEPS]
 
 
@@ -152,12 +153,12 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for seed in options.seeds:
         for method in methods:
-            policy = trained(options.env, method, "", seed, options.work)
-            for more, steps in arms(policy):
+            recipe = recipe_of(options.env, method, "", seed)
+            for more, steps in arms(recipe):
                 path = folder / f"{method}{'' if steps is None else f'-{steps}'}-{seed}.json"
                 said: dict[str, Any] = {
                     "method": method + more, "seed": seed, "draw": options.draw,
-                    "robots": options.robots, "widths": {},
+                    "robots": options.robots, "recipe": digest(recipe), "widths": {},
                 }  # fmt: skip
                 if path.is_file():
                     before = json.loads(path.read_text())
@@ -166,9 +167,14 @@ def main() -> None:
                             f"{path} is of {before['robots']} robots drawn by {before['draw']}; go "
                             "on with these, or give another --out"
                         )
+                    if before.get("recipe") != said["recipe"]:
+                        raise InputError(
+                            f"{path} is of another recipe; remove it, or give another --out"
+                        )
                     said = before
                 for width in WIDTHS:
                     if str(width) not in said["widths"]:
+                        policy = trained(options.env, method, "", seed, options.work)
                         said["widths"][str(width)] = cell(policy, width, steps, options)
                         write_atomically(path, (json.dumps(said) + "\n").encode())
     cells = read_cells(folder, options.draw, options.robots)

@@ -69,8 +69,8 @@ def identify(
             a method that takes none, a stand for a base that does not float.
 
     A search may end in a wrong valley, where the logs seem to be of no robot within the ranges. A
-    `fit` whose logs are not explained is searched once more from other candidates, and the likelier
-    of the two is taken.
+    `fit` whose logs are not explained is searched once more from other candidates, and the one that
+    explains them is taken, or the likelier.
 
     Warns, in the log of the program, of a parameter whose posterior crowds at an edge of its range,
     and where no ξ explains the logs.
@@ -85,14 +85,14 @@ def identify(
         settings["prior"] = prior if isinstance(prior, Posterior) else Posterior.load(prior)
     episodes = read_trajectories(logs, robot)
     found = _checked(robot, episodes, method, seed, report, settings)
-    if found.posterior.outside and method_named(method) is METHODS["fit"]:
+    if found.posterior.outside and method == "fit":
 
         def again(done: int, figures: dict[str, float]) -> None:
             report(done, {"search": 2, **figures})
 
         other = _checked(robot, episodes, method, seed + AGAIN, again, settings)
-        found = max(found, other, key=_likely)
-    posterior, said = replace(found.posterior, suspended=suspended), found.said
+        found = max(found, other, key=_explains)
+    posterior, said = found
     if posterior.outside:
         log.warning(
             "%s: no ξ within the ranges explains these logs: what surprises in them lasts, %.2g "
@@ -121,16 +121,19 @@ def _checked(
     return _Checked(replace(posterior, misfit=said.misfit), said)
 
 
-def _likely(found: _Checked) -> float:
-    """Of what was held out; nothing is less likely than what could not be told."""
-    return float(np.nan_to_num(found.posterior.log_likelihood, nan=-np.inf))
+def _explains(found: _Checked) -> tuple[bool, float]:
+    """Whether the logs are explained, and how likely what was held out is; nothing is less likely
+    than what could not be told."""
+    held_out = float(np.nan_to_num(found.posterior.log_likelihood, nan=-np.inf))
+    return not found.posterior.outside, held_out
 
 
 def explain(
     robot: Robot, episodes: Sequence[Trajectory], *, method: str = "fit", seed: int = 0,
     report: progress.Report = progress.silent, **settings: Any,
 ) -> Posterior:  # fmt: skip
-    """ξ that explains episodes of one robot, by a method of `METHODS`, with its errors.
+    """ξ that explains episodes of one robot, by a method of `METHODS`, with its errors. Whether it
+    does is not checked, and a search that ended in a wrong valley not done again: see `identify`.
 
     Args:
         settings: more arguments of the method, such as `candidates`.

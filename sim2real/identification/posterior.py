@@ -69,8 +69,6 @@ class Posterior:
     said: Information | None = None
     """What the logs said, on the axes of the ranges (`axes.py`), without what these say; None where
     the method does not tell it from the draws."""
-    suspended: bool = False
-    """Whether the logs, but for those of a prior, were made on a stand."""
 
     @property
     def mean(self) -> Array:

@@ -26,7 +26,7 @@ SHARE = 0.1
 SETTLING = 0.5
 """Share of the steps in which the size of what is seen is still found out."""
 LEAST = 1e-6
-"""Variance that is added to it."""
+"""Variance that is added to that of every feature."""
 ROLLOUT, BATCH, UPDATES = 32, 512, 100
 """Control steps of each world between updates, size and number of the updates."""
 

@@ -8,7 +8,6 @@ import pytest
 from sim2real.cli import main
 from sim2real.identification import identify as identification
 from sim2real.identification.identify import identify, restricted
-from sim2real.identification.posterior import Posterior
 from sim2real.identification.proposal import multisine
 from sim2real.identification.windows import Trajectory
 from sim2real.simulation.robot import Robot
@@ -40,13 +39,10 @@ def logged(robot):
     return [Trajectory(dict(zip(SEEN, parts, strict=True)), commands)]
 
 
-def test_drives_are_identified_on_a_stand(monkeypatch, tmp_path):
+def test_drives_are_identified_on_a_stand(monkeypatch):
     monkeypatch.setattr(identification, "read_trajectories", lambda logs, robot: logged(robot))
     found = identify("own", "go1", only=FREE, suspended=True)
     assert not found.outside
-    assert found.suspended
-    found.save(tmp_path / "posterior.json")
-    assert Posterior.load(tmp_path / "posterior.json").suspended
     robot = on_stand(restricted(Robot.load("go1"), FREE))
     for name, value in TRUE.items():
         k = robot.space.names.index(name)
