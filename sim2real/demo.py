@@ -36,7 +36,7 @@ GAP, SEED = "worn", 0
 """The robot: this seed's draw from this family."""
 EPISODES = 20
 """Episodes of each row of the table."""
-STEPS, IMITATION = 2_000_000, 400_000
+STEPS, IMITATION = 1_200_000, 300_000
 """Control steps of learning by reward and of imitation: less than the recipes', which take half an
 hour."""
 UNIFORM = 200_000
