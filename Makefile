@@ -16,7 +16,7 @@ STUDY ?= ladder
 .PHONY: help venv demo test learn study check format build clean
 
 help:
-	@echo "make demo     train, export, verify, run, adapt, run again: 5 minutes, ends with a report"
+	@echo "make demo     train, export, verify, run, adapt, run again: 6 minutes, ends with a report"
 	@echo "make test     the tests, at most 10 minutes on 2 cores"
 	@echo "make learn    the tests that train for more than a minute, at most 45 minutes on 2 cores"
 	@echo "make study    the ladder of results/, cell by cell; stop it and go on as you like"

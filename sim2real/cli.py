@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    p = _command(commands, demo, "the whole line on the hopper, in about five minutes")
+    p = _command(commands, demo, "the whole line on the hopper, in about six minutes")
     p.add_argument("--out", default="runs/demo", help="folder for everything it writes")
     p.add_argument("--steps", type=_positive, help="control steps of training, for a shorter try")
 

@@ -273,7 +273,7 @@ def read_cells(folder: Path, method: str) -> dict[int, Cell]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--env", choices=list(RECIPES), default="hopper")
-    parser.add_argument("--draw", type=int, default=4242, help="draws the robots")
+    parser.add_argument("--draw", type=int, default=9191, help="draws the robots")
     parser.add_argument("--robots", type=int, default=30)
     parser.add_argument("--seeds", type=span, default="0-4", help="of training, FIRST-LAST")
     parser.add_argument("--methods", help="NAME[,NAME...]; default all and the oracle")
