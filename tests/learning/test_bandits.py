@@ -1,4 +1,4 @@
-"""RL² and SNAIL on Bernoulli bandits, whose Bayes-optimal value is known: near it, and never above.
+"""RL² on Bernoulli bandits, whose Bayes-optimal value is known: near it, and never above.
 
 Two arms whose probabilities are uniform, ten pulls, a trial each bandit; 1.2 million pulls and one
 training per arm of the test, scores over 20,000 new bandits. A run is about a minute of a core.
@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from sim2real.bridges.adapt.memory.network import RecurrentActorCritic, Remembering
+from sim2real.bridges.adapt.memory.network import RecurrentActorCritic
 from sim2real.bridges.adapt.memory.recurrent_ppo import PPOSettings, RecurrentPPO
-from sim2real.bridges.adapt.memory.snail import Snail
 from sim2real.bridges.adapt.memory.trials import Actions, Outcome, Told
 from sim2real.policy.memory import Memory
 from sim2real.policy.spec import MemorySpec
@@ -71,19 +70,11 @@ def bayes():
     return value(PULLS, 0, 0, 0, 0)
 
 
-def gru(inputs: int) -> Remembering:
-    return Memory(inputs, MemorySpec(64))
-
-
-def snail(inputs: int) -> Remembering:
-    return Snail(inputs, 32, window=PULLS)
-
-
-def score(reward=True, forgets=False, seed=0, remembers=gru):
+def score(reward=True, forgets=False, seed=0):
     """Mean return of 20,000 bandits after training, and its standard error."""
     torch.manual_seed(seed)
     told = Told(1, CHOICE, reward=reward)
-    network = RecurrentActorCritic(remembers(told.size), CHOICE)
+    network = RecurrentActorCritic(Memory(told.size, MemorySpec(64)), CHOICE)
     if forgets:  # the planted bug: z is cleared at every pull
         memory: Any = network.memory
         step, unroll = memory.step, memory.unroll
@@ -107,19 +98,17 @@ def test_the_bound_is_that_of_the_literature():
     assert bayes() == pytest.approx(6.0218, abs=1e-4)
 
 
-@pytest.mark.parametrize("remembers", [gru, snail])
-def test_a_policy_that_remembers_comes_near_the_bayes_optimum_and_not_above(remembers):
-    mean, error = score(remembers=remembers)
-    print(f"{remembers.__name__}: {mean:.4f} ± {error:.4f}, Bayes-optimal {bayes():.4f}")
+def test_a_policy_that_remembers_comes_near_the_bayes_optimum_and_not_above():
+    mean, error = score()
+    print(f"RL²: {mean:.4f} ± {error:.4f}, Bayes-optimal {bayes():.4f}")
     assert mean > 5.90
     assert mean < bayes() + 3 * error
 
 
-@pytest.mark.parametrize("remembers", [gru, snail])
-def test_a_policy_that_forgets_is_no_better_than_one_that_knows_the_last_pull(remembers):
+def test_a_policy_that_forgets_is_no_better_than_one_that_knows_the_last_pull():
     """A control arm. 5.7962: the best deterministic rule that knows the last pull alone."""
-    mean, error = score(forgets=True, remembers=remembers)
-    print(f"{remembers.__name__}, z cleared at every pull: {mean:.4f} ± {error:.4f}")
+    mean, error = score(forgets=True)
+    print(f"z cleared at every pull: {mean:.4f} ± {error:.4f}")
     assert mean < 5.7962 + 3 * error
 
 
