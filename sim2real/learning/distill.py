@@ -26,7 +26,7 @@ SHARE = 0.1
 SETTLING = 0.5
 """Share of the steps in which the size of what is seen is still found out."""
 LEAST = 1e-6
-"""Variance that is added to that of every feature."""
+"""Variance that is added to that of everything seen."""
 ROLLOUT, BATCH, UPDATES = 32, 512, 100
 """Control steps of each world between updates, size and number of the updates."""
 
@@ -128,7 +128,7 @@ class Moments:
 
     @property
     def deviation(self) -> Tensor:
-        return _tensor(np.sqrt(self._all.var))
+        return _tensor(np.sqrt(self._all.var + LEAST))
 
     @property
     def normalizer(self) -> Normalizer:

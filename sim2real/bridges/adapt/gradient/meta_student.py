@@ -162,7 +162,7 @@ class MetaStudent:
         """Root mean square errors of imitation and latent, and what was foretold, over the
         updates."""
         student, total, kept = self.student, np.zeros(3), list(self._kept)
-        middle, spread = self._latents.mean, self._latents.deviation + 1e-3
+        middle, spread = self._latents.mean, self._latents.deviation
         for _ in range(self.updates):
             order = torch.randperm(len(kept), generator=self._generator).tolist()
             query, rest = kept[order[0]], [kept[i] for i in order[1 : 1 + SUPPORT]]

@@ -147,7 +147,7 @@ class Student:
             self._kept.append(self._gathered(leaning(number, self.rounds)))
             if settling(number, self.rounds):
                 self._standardise(self._kept[-1])
-            unit = self._latents.mean, self._latents.deviation + 1e-3
+            unit = self._latents.mean, self._latents.deviation
             action, latent = self._fitted(*unit)
             self._reading.settle(*unit)
             self._schedule.step()
